@@ -1,0 +1,48 @@
+"""What all tests share: where the numeric references are, and a ROS 2 network of each process's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+TEST_DIR = Path(__file__).resolve().parent
+
+
+def _ros_domain_id() -> int:
+    """A domain in 1..101 for this process: xdist workers get neighbours, separate runs differ by pid.
+
+    101 is the highest id whose ports stay below Linux's ephemeral range.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.startswith("gw"):
+        return (os.getppid() + int(worker[2:])) % 101 + 1
+    return os.getpid() % 101 + 1
+
+
+# At import, before any test module or subprocess can create a ROS 2 context. Only localhost is searched, so that
+# neither another machine nor (with the domain id) another test process is heard.
+os.environ["ROS_DOMAIN_ID"] = str(_ros_domain_id())
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.pop("ROS_LOCALHOST_ONLY", None)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def golden_root() -> Path:
+    """Folder of the numeric references: `$GROOT_GOLDEN`, else the copy the project carries in test/golden."""
+    named = os.environ.get("GROOT_GOLDEN")
+    root = Path(named).expanduser() if named else TEST_DIR / "golden"
+    if not root.is_dir():
+        source = "GROOT_GOLDEN names" if named else "the project should carry"
+        pytest.fail(f"no folder of golden references at {root}, which {source}: set GROOT_GOLDEN to one")
+    return root.resolve()
+
+
+@pytest.fixture(scope="session")
+def ros_domain_id() -> int:
+    """The domain that this process and the nodes it starts talk on."""
+    return int(os.environ["ROS_DOMAIN_ID"])
