@@ -1,0 +1,67 @@
+"""What an assembled observation is, and what a refused one says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Reason(enum.Enum):
+    """Why no observation exists for a tick. The value is the counter's name on ``~/status``."""
+
+    MISSING_STREAM = "missing_stream"
+    SHORT_HISTORY = "short_history"
+    STALE = "stale"
+    FUTURE_STAMP = "future_stamp"
+    OUT_OF_ORDER = "out_of_order"
+    SPREAD = "spread"
+    NOT_FINITE = "not_finite"
+    MISSING_JOINT = "missing_joint"
+    DUPLICATE_JOINT = "duplicate_joint"
+    MISSING_FIELD = "missing_field"
+    WRONG_ENCODING = "wrong_encoding"
+    WRONG_SIZE = "wrong_size"
+    BAD_LAYOUT = "bad_layout"
+    UNDECODABLE = "undecodable"
+    FROZEN_CAMERA = "frozen_camera"
+    EMPTY_INSTRUCTION = "empty_instruction"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One refused tick.
+
+    Attributes:
+        reason: the rule that refused.
+        source: stream name of the YAML, or ``instruction``.
+        message: one sentence: topic or key, expected, found, what to do.
+    """
+
+    reason: Reason
+    source: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything the policy sees for one tick, in the model's keys and units.
+
+    Attributes:
+        stamp_ns: header stamp of the newest required sample (ROS time).
+        video: key -> uint8 [T, H, W, 3], RGB, T = len(delta_indices.video), oldest first as listed there.
+        state: key -> float32 [T, D] in model units.
+        instruction: task text, not empty.
+        sample_stamps_ns: stream name -> header stamp of the sample used per delta index.
+        ages_s: stream name -> time from the newest used sample's stamp to the tick for which it was assembled.
+    """
+
+    stamp_ns: int
+    video: Mapping[str, NDArray[np.uint8]]
+    state: Mapping[str, NDArray[np.float32]]
+    instruction: str
+    sample_stamps_ns: Mapping[str, tuple[int, ...]]
+    ages_s: Mapping[str, float]
