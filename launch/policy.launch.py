@@ -1,0 +1,46 @@
+"""GR00T on a robot: `ros2 launch groot_ros policy.launch.py embodiment:=so101 checkpoint:=nvidia/GR00T-N1.7-3B`."""
+
+from __future__ import annotations
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+
+# name: (default, type, description). Every argument is a parameter of the node, under the same name.
+PARAMETERS: dict[str, tuple[str, type, str]] = {
+    "embodiment": ("sim_arm", str, "Robot: name of a file in config/embodiments, or path of such a YAML file"),
+    "checkpoint": ("", str, "Checkpoint: directory or hub id, such as nvidia/GR00T-N1.7-3B"),
+    "device": ("auto", str, "Where the model runs: auto, cpu, cuda or cuda:N"),
+    "dtype": ("auto", str, "Number format of the model: auto, float32 or bfloat16"),
+    "dry_run": ("false", bool, "true: infer and publish chunks, but send no command to the robot"),
+    "autostart": ("true", bool, "true: the node configures, activates and starts itself; false: a manager does"),
+    "use_sim_time": ("false", bool, "true: time comes from /clock, as with the simulator or a bag"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The policy node `/groot_policy`, or `/NAMESPACE/groot_policy`."""
+    arguments = [
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
+        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
+    ]
+    for name, (default, _, description) in PARAMETERS.items():
+        arguments.append(DeclareLaunchArgument(name, default_value=default, description=description))
+    node = LifecycleNode(
+        package="groot_ros",
+        executable="policy_node",
+        name="groot_policy",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        emulate_tty=True,
+        parameters=[
+            {
+                name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+                for name, (_, kind, _) in PARAMETERS.items()
+            }
+        ],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+    )
+    return LaunchDescription([*arguments, node])
