@@ -1,0 +1,106 @@
+# Everything from a fresh clone on a machine with python3 (3.10 to 3.12), a C++ compiler and make.
+# What is installed where: .venv here, and three system libraries for headless rendering (see `make system`).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+DISTRO ?= kilted#         ROS 2 distribution of the wheels: kilted or jazzy
+TRANSFORMERS ?= 4#        major version of transformers: 4 or 5
+PYTHON ?= python3#        interpreter that the environment is made with
+TORCH ?= torch==2.13.0#   PyTorch, installed before all else, so that nothing pulls another build of it
+TORCH_INDEX ?=#           index to take it from, where not pip's own (say, one with CPU builds)
+ARGS ?=#                  arguments for pytest (make test) or for the demo (make demo)
+
+
+
+export DISTRO
+
+# Another distribution or another transformers is another environment: one venv holds one of each.
+SUFFIX := $(if $(filter-out kilted,$(DISTRO)),-$(DISTRO))$(if $(filter-out 4,$(TRANSFORMERS)),-transformers$(TRANSFORMERS))
+VENV := .venv$(SUFFIX)
+BIN := $(CURDIR)/$(VENV)/bin
+
+# The environment stands for itself: nothing of a sourced ROS 2, and not the mark of another environment's wheels.
+unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH
+unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export OMP_NUM_THREADS ?= 1
+export MUJOCO_GL ?= egl
+
+say = @printf '\n==> %s\n' "$(1)"
+# pip says what it fetches and installs; what is there already and where it looks are left out.
+pip = $(BIN)/python -m pip install --disable-pip-version-check $(1) 2>&1 \
+	| sed -u -E '/^Requirement already satisfied|^Looking in |^WARNING: Location |^ *$$/d'
+
+.PHONY: help env system build lint test demo clean distclean
+
+help:  ## this list
+	@echo 'make TARGET [DISTRO=kilted|jazzy] [TRANSFORMERS=4|5] [ARGS=...]'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  \1\t/' | expand -t 14
+
+env: system $(VENV)/.package  ## .venv with all that is needed; once made, this returns at once and needs no network
+	@echo "environment ready: $(VENV) (ROS 2 $(DISTRO), transformers $(TRANSFORMERS))"
+
+system:  ## libraries for headless rendering, installed where that is allowed, else named
+	@bash scripts/system_libraries.sh
+
+$(VENV)/bin/python:
+	$(call say,$(VENV): new Python environment)
+	@$(PYTHON) scripts/check_machine.py
+	@$(PYTHON) -m venv $(VENV)
+	@$(call pip,--upgrade 'pip>=24')
+
+$(VENV)/.torch: | $(VENV)/bin/python
+	$(call say,$(VENV): PyTorch ($(TORCH)))
+	@$(call pip,$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
+	@touch $@
+
+# Written anew when setup.cfg is newer, changed only when the list is another one.
+$(VENV)/requirements.txt: setup.cfg scripts/requirements.py | $(VENV)/bin/python
+	@$(BIN)/python scripts/requirements.py --distro $(DISTRO) --transformers $(TRANSFORMERS) \
+		all test build colcon > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(VENV)/.requirements: $(VENV)/requirements.txt $(VENV)/.torch
+	$(call say,$(VENV): ROS 2 $(DISTRO) wheels and libraries)
+	@$(call pip,-r $(VENV)/requirements.txt)
+	@touch $@
+
+# The messages are built and installed into the environment; groot_ros/*.py is used from here, so an edit needs no build.
+$(VENV)/.package: $(VENV)/.requirements $(wildcard msg/*.msg) CMakeLists.txt package.xml pyproject.toml setup.cfg setup.py
+	$(call say,$(VENV): messages and commands of groot_ros (about half a minute))
+	@$(call pip,--no-build-isolation --no-deps --editable .)
+	@touch $@
+
+build: env  ## colcon build into build/ install/ log/, on the wheels of the environment
+	$(call say,colcon build on ROS 2 $(DISTRO))
+	@source $(BIN)/activate && export AMENT_PREFIX_PATH=$$VIRTUAL_ENV CMAKE_PREFIX_PATH=$$VIRTUAL_ENV && \
+		colcon --log-base log$(SUFFIX) build --base-paths . --packages-select groot_ros \
+		--build-base build$(SUFFIX) --install-base install$(SUFFIX) --event-handlers console_cohesion+ \
+		--cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(BIN)/python
+
+lint: env  ## ruff check, ruff format --check, mypy
+	$(call say,lint)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy groot_ros
+
+test: lint  ## lint and all tests, offline and headless; ARGS go to pytest: make test ARGS='-k golden'
+	$(call say,pytest $(ARGS))
+	@$(BIN)/python -m pytest $(ARGS)
+
+demo: env  ## simulated arm and tiny GR00T in closed loop for 30 s, with a result picture
+	$(call say,demo)
+	@$(BIN)/groot-ros demo $(ARGS)
+
+clean:  ## builds and caches, not the environments
+	rm -rf build build-* install install-* log log-* *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find groot_ros test scripts launch -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## the environments too
+	rm -rf .venv .venv-*
