@@ -1,0 +1,421 @@
+"""``/groot_policy``: cameras, joints and an instruction in, trajectory chunks out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from groot_ros.control.plan import JointPlan
+from groot_ros.embodiment.load import load_embodiment
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.msg import ActionChunk, PolicyStatus
+from groot_ros.nodes import convert
+from groot_ros.nodes.parameters import declare, parameter, read
+from groot_ros.nodes.runtime import run
+from groot_ros.observation.assembler import Assembler
+from groot_ros.observation.types import Refusal
+from groot_ros.policy.cycle import Planned, PolicyCycle
+from groot_ros.policy.local import LocalPolicy
+from groot_ros.policy.supervisor import Answer, Supervisor
+from groot_ros.policy.worker import Worker
+
+T = TypeVar("T")
+STATUS_HZ = 5.0
+CALLBACK_WINDOW_S = 0.2  # how long the callback thread may be held up before a queue overflows
+CLOSE_S = 1.0  # what is left of the 2 s that a stop may take goes to ROS
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of ``/groot_policy``; read on configure."""
+
+    embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file")
+    checkpoint: str = parameter("", "Checkpoint directory in NVIDIA's layout; required")
+    tokenizer: str = parameter("", "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own")
+    policy: str = parameter("local", "Where the model runs", choices=("local",))
+    device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
+    dtype: str = parameter("bfloat16", "Precision of the weights and the arithmetic", choices=("bfloat16", "float32"))
+    instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
+    denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)
+    replan_steps: int = parameter(
+        0,
+        "Steps of a chunk until the next inference starts; 0: half the chunk",
+        unit="steps",
+        minimum=0,
+        maximum=1000,
+    )
+    seed: int = parameter(-1, "Seed of every chunk's noise; -1: a fresh one per chunk", minimum=-1, maximum=2**31 - 1)
+    torch_threads: int = parameter(0, "CPU threads of torch; 0: torch's choice", unit="threads", minimum=0, maximum=256)
+    dry_run: bool = parameter(False, "Do and publish everything but commands to the robot")
+    start_on_activate: bool = parameter(False, "Start on activation instead of waiting for ~/start")
+    autostart: bool = parameter(False, "Configure and activate by itself when the process starts")
+
+
+@dataclass(frozen=True)
+class _Robot:
+    """What exists between configure and cleanup."""
+
+    embodiment: Embodiment
+    assembler: Assembler
+    cycle: PolicyCycle
+    worker: Worker
+    commands: dict[str, Publisher]
+    subscriptions: list[Subscription]
+
+
+class PolicyNode(LifecycleNode):
+    """Wires topics to the assembler, the worker's plans to topics, and services to the supervisor."""
+
+    def __init__(self) -> None:
+        super().__init__("groot_policy")
+        declare(self, PolicyParameters)
+        self._supervisor = Supervisor()
+        self._parameters = read(self, PolicyParameters)
+        self._instruction = ""
+        self._dry_run = False
+        self._sequence = 0
+        self._robot: _Robot | None = None
+
+        self._status = self.create_publisher(PolicyStatus, "~/status", convert.RELIABLE_QOS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", convert.RELIABLE_QOS)
+        self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", convert.RELIABLE_QOS)
+        self._active_instruction = self.create_publisher(String, "~/active_instruction", convert.LATCHED_QOS)
+        self.create_subscription(String, "~/instruction", self._on_instruction, convert.RELIABLE_QOS)
+        self.create_subscription(Bool, "~/estop", self._on_estop, convert.RELIABLE_QOS)
+        for name, trigger in (
+            ("start", self._start),
+            ("stop", self._stop),
+            ("reset", self._reset),
+            ("reset_stop", self._supervisor.reset_stop),
+        ):
+            self.create_service(Trigger, f"~/{name}", self._trigger(trigger))
+        for name, switch in (("pause", self._pause), ("dry_run", self._set_dry_run)):
+            self.create_service(SetBool, f"~/{name}", self._switch(switch))
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_time_jump)
+        self.create_timer(1.0 / STATUS_HZ, self._publish_status)
+        self.create_timer(1.0, self._publish_diagnostics)
+        if self._parameters.autostart:
+            self._autostart_timer = self.create_timer(0.0, self._autostart)
+
+    # --- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, check and warm the model; subscribe to the robot."""
+        try:
+            self._configure(read(self, PolicyParameters))
+        except Exception as error:
+            # Whatever the cause, the node stays up, says it once in full and can be configured again.
+            self._forget()
+            self._supervisor.unconfigured(type(error).__name__, str(error))
+            self.get_logger().error(f"not configured: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._supervisor.configured()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Allow commands; they wait for ``~/start`` unless ``start_on_activate``."""
+        assert self._robot is not None
+        self._robot.cycle.reset()
+        self._sequence = 0
+        self._supervisor.activated()
+        result = super().on_activate(state)
+        if self._parameters.start_on_activate:
+            answer = self._start()
+            self.get_logger().info(f"start_on_activate: {answer.message}")
+        else:
+            self.get_logger().info("ready; call ~/start to let the robot move")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Brake if moving; no command after this."""
+        self._brake(self._supervisor.deactivated)
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop model and subscriptions."""
+        self._forget()
+        self._supervisor.unconfigured()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate and cleanup."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Brake if moving and end the inference thread; called on SIGINT and SIGTERM too."""
+        self._brake(self._supervisor.unconfigured)
+        self._forget()
+
+    def _autostart(self) -> None:
+        self._autostart_timer.cancel()
+        if self.trigger_configure() is TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _configure(self, parameters: PolicyParameters) -> None:
+        if not parameters.checkpoint:
+            raise ValueError(
+                "parameter 'checkpoint' is empty: give a checkpoint directory (checkpoint:=DIR), for example one made "
+                "by `groot-ros make-checkpoint DIR --embodiment sim_arm`"
+            )
+        self._parameters = parameters
+        embodiment = load_embodiment(parameters.embodiment)
+        assembler = Assembler(embodiment)
+        self.get_logger().info(f"loading {parameters.checkpoint} for {embodiment.name}")
+        if parameters.torch_threads:
+            import torch
+
+            torch.set_num_threads(parameters.torch_threads)
+        policy = LocalPolicy(
+            parameters.checkpoint,
+            embodiment,
+            device=parameters.device,
+            dtype=parameters.dtype,
+            tokenizer=parameters.tokenizer or None,
+            num_steps=parameters.denoising_steps or None,
+        )
+        warm_s = policy.warm_up()
+        self.get_logger().info(f"model warm on {policy.device}, {1e3 * warm_s:.1f} ms per chunk")
+        # The default interval of 5 ms would let the inference thread hold up the callbacks between two torch calls.
+        sys.setswitchinterval(1e-3)
+        self._dry_run = parameters.dry_run
+        if not self._instruction:
+            self._set_instruction(parameters.instruction or embodiment.language.default or "")
+        worker = self._make_worker(embodiment, parameters)
+        streams = {**embodiment.cameras, **embodiment.state_streams}
+        self._robot = _Robot(
+            embodiment,
+            assembler,
+            PolicyCycle(embodiment, assembler, policy, self._now_ns),
+            worker,
+            {
+                name: self.create_publisher(JointTrajectory, output.topic, convert.RELIABLE_QOS)
+                for name, output in embodiment.outputs.items()
+            },
+            [
+                self.create_subscription(
+                    convert.message_class(stream.type),
+                    stream.topic,
+                    self._receiver(name, assembler, worker if name in embodiment.cameras else None),
+                    convert.stream_qos(stream.qos, stream.rate_hz, CALLBACK_WINDOW_S),
+                )
+                for name, stream in streams.items()
+            ],
+        )
+        worker.start()
+
+    def _make_worker(self, embodiment: Embodiment, parameters: PolicyParameters) -> Worker:
+        replan_steps = parameters.replan_steps or max(1, embodiment.horizon // 2)
+        if replan_steps > embodiment.horizon:
+            raise ValueError(
+                f"parameter 'replan_steps' is {replan_steps}, but a chunk of '{embodiment.name}' has only "
+                f"{embodiment.horizon} steps"
+            )
+        frame_s = 1.0 / min(camera.rate_hz for camera in embodiment.cameras.values())
+        # Due half a frame early: the frame that belongs to the due time must not be missed by its jitter.
+        period_s = max(replan_steps * embodiment.dt_s - 0.5 * frame_s, 0.0)
+        return Worker(
+            turn=self._turn,
+            enabled=lambda: self._supervisor.moving,
+            now_ns=self._now_ns,
+            cameras=embodiment.cameras,
+            period_ns=round(period_s * 1e9),
+            patience_ns=round(3.0 * frame_s * 1e9),
+            failed=self._failed,
+        )
+
+    def _receiver(self, stream: str, assembler: Assembler, worker: Worker | None) -> Callable[[object], None]:
+        def receive(message: object) -> None:
+            assembler.add(stream, message, self._now_ns())
+            if worker is not None:
+                worker.arrived(stream)
+
+        return receive
+
+    def _forget(self) -> None:
+        robot, self._robot = self._robot, None
+        if robot is None:
+            return
+        if not robot.worker.close(CLOSE_S):
+            self.get_logger().warning(f"the inference thread is still busy after {CLOSE_S} s; leaving it behind")
+        for subscription in robot.subscriptions:
+            self.destroy_subscription(subscription)
+        for publisher in robot.commands.values():
+            self.destroy_publisher(publisher)
+
+    # --- inference thread --------------------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        robot = self._robot
+        if robot is None:
+            return False
+        seed = None if self._parameters.seed < 0 else self._parameters.seed
+        result = robot.cycle.run(self._instruction, seed)
+        if isinstance(result, Refusal):
+            if self._supervisor.refused(result):
+                self.get_logger().warning(f"refused ({result.reason.value}): {result.message}")
+            return False
+        if isinstance(result, Planned):
+            return self._send(robot, result)
+        self._supervisor.rejected(result.reason)
+        self.get_logger().error(f"chunk rejected ({result.reason}): {result.message}")
+        if result.stop:
+            self._brake(lambda: self._supervisor.latch(result.reason, result.message))
+        return False
+
+    def _send(self, robot: _Robot, planned: Planned) -> bool:
+        with self._supervisor.lock:
+            if not self._supervisor.moving:
+                return False
+            self._command(robot, planned.plan)
+            age_s = (self._now_ns() - planned.chunk.stamp_ns) * 1e-9
+            robot.cycle.commit(planned.plan)
+            self._supervisor.sent(planned.stages_s["model"], age_s - planned.stages_s["model"])
+        self._chunks.publish(convert.chunk_message(planned, robot.embodiment, self._sequence, age_s))
+        self._sequence += 1
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        self.get_logger().error(f"inference failed, stopping: {message}")
+        self._brake(lambda: self._supervisor.latch("exception", message, error=True))
+
+    def _command(self, robot: _Robot, plan: JointPlan) -> None:
+        if self._dry_run:
+            return
+        for name, output in robot.embodiment.outputs.items():
+            robot.commands[name].publish(convert.trajectory_message(plan, output, robot.embodiment))
+
+    def _brake(self, transition: Callable[[], T]) -> T:
+        """Change state and, if commands were going out, send the braking plan; no chunk can come in between."""
+        with self._supervisor.lock:
+            moving = self._supervisor.moving
+            answer = transition()
+            if moving and not self._supervisor.moving:
+                self._send_brake()
+            return answer
+
+    def _send_brake(self) -> None:
+        plan = self._robot.cycle.stop() if self._robot is not None else None
+        if self._robot is not None and plan is not None:
+            self._command(self._robot, plan)
+            self._robot.cycle.commit(plan)
+
+    # --- services and topics -----------------------------------------------------------------------------------------
+
+    def _start(self) -> Answer:
+        answer = self._supervisor.start()
+        if answer.done and self._robot is not None:
+            self._robot.worker.restart()
+        return answer
+
+    def _stop(self) -> Answer:
+        return self._brake(self._supervisor.stop)
+
+    def _pause(self, on: bool) -> Answer:
+        answer = self._brake(lambda: self._supervisor.pause(on))
+        if answer.done and not on and self._robot is not None:
+            self._robot.worker.restart()
+        return answer
+
+    def _reset(self) -> Answer:
+        if self._robot is None:
+            return Answer(False, "not configured")
+        self._brake(self._supervisor.stop)
+        self._robot.cycle.reset()
+        return Answer(True, "samples and plan forgotten; call ~/start for the next episode")
+
+    def _set_dry_run(self, on: bool) -> Answer:
+        with self._supervisor.lock:
+            if on and not self._dry_run and self._supervisor.moving:
+                self._send_brake()
+            self._dry_run = on
+        return Answer(True, "dry run: no commands" if on else "commands go to the robot")
+
+    def _on_instruction(self, message: String) -> None:
+        self._set_instruction(message.data)
+
+    def _set_instruction(self, text: str) -> None:
+        self._instruction = text
+        self._active_instruction.publish(String(data=text))
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data:
+            self.get_logger().error("e-stop pressed")
+        self._brake(lambda: self._supervisor.estop(message.data))
+
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        if self._robot is not None:
+            self._robot.cycle.reset()
+            self._robot.worker.restart()
+
+    def _trigger(self, action: Callable[[], Answer]) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
+        def serve(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            answer = action()
+            response.success, response.message = answer.done, answer.message
+            self._publish_status()
+            return response
+
+        return serve
+
+    def _switch(
+        self, action: Callable[[bool], Answer]
+    ) -> Callable[[SetBool.Request, SetBool.Response], SetBool.Response]:
+        def serve(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+            answer = action(request.data)
+            response.success, response.message = answer.done, answer.message
+            self._publish_status()
+            return response
+
+        return serve
+
+    # --- reports -----------------------------------------------------------------------------------------------------
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _status_now(self) -> PolicyStatus:
+        now_ns = self._now_ns()
+        robot = self._robot
+        return convert.status_message(
+            self._supervisor.snapshot(),
+            now_ns=now_ns,
+            instruction=self._instruction,
+            embodiment=self._parameters.embodiment,
+            checkpoint=self._parameters.checkpoint,
+            dry_run=self._dry_run,
+            ages_s=robot.assembler.ages_s(now_ns) if robot is not None else {},
+            rates_hz=robot.assembler.rates_hz() if robot is not None else {},
+            queue_points=robot.cycle.remaining_points() if robot is not None else 0,
+        )
+
+    def _publish_status(self) -> None:
+        self._status.publish(self._status_now())
+
+    def _publish_diagnostics(self) -> None:
+        embodiment = self._robot.embodiment if self._robot is not None else None
+        streams = {**embodiment.cameras, **embodiment.state_streams} if embodiment is not None else {}
+        ages = {name: stream.max_age_s for name, stream in streams.items()}
+        self._diagnostics.publish(convert.diagnostics_message(self._status_now(), ages, self.get_name()))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Executable ``policy_node``."""
+    return run(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""GR00T in this process: checkpoint directory in, action chunks out. torch is imported when a policy is made."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from groot_ros.embodiment.check import check_against_checkpoint
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.observation.types import Observation
+from groot_ros.policy.base import Chunk
+
+if TYPE_CHECKING:
+    import torch
+
+WARM_UP_RUNS = 3
+DTYPES = ("float32", "bfloat16")
+
+
+class LocalPolicy:
+    """The model and its processor, checked against the robot.
+
+    Args:
+        checkpoint: directory in NVIDIA's layout.
+        embodiment: the robot; its keys, delta indices and dimensions must be the checkpoint's.
+        device: ``cuda``, ``cuda:N``, ``cpu`` or ``auto`` (cuda where there is one).
+        dtype: ``float32`` or ``bfloat16``.
+        tokenizer: folder or hub id of the backbone's tokenizer; None takes the checkpoint's own.
+        num_steps: Euler steps; None takes the checkpoint's.
+
+    Raises:
+        CheckpointError, ProcessorError: the directory is incomplete or of something else.
+        EmbodimentError: the checkpoint is of another robot.
+        ValueError: unknown device or dtype.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        embodiment: Embodiment,
+        *,
+        device: str = "auto",
+        dtype: str = "bfloat16",
+        tokenizer: str | None = None,
+        num_steps: int | None = None,
+    ) -> None:
+        from groot_ros.model.checkpoint import load_model
+        from groot_ros.processing.processor import Processor
+
+        self._embodiment = embodiment
+        self._device, self._dtype = _torch_device(device), _torch_dtype(dtype)
+        self._num_steps = num_steps
+        self.processor = Processor.from_checkpoint(checkpoint, embodiment.embodiment_tag, tokenizer=tokenizer)
+        check_against_checkpoint(
+            embodiment,
+            self.processor.modality,
+            self.processor.state_dims,
+            self.processor.action_dims,
+            str(checkpoint),
+        )
+        self.model = load_model(checkpoint, dtype=self._dtype, device=self._device).eval()
+
+    def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
+        """Return the chunk for ``observation``; the same seed, observation and device give the same numbers."""
+        import torch
+
+        seed = secrets.randbits(31) if seed is None else seed
+        begin = time.perf_counter()
+        sample = self.processor.encode(observation.video, observation.state, observation.instruction)
+        inputs = {name: tensor.to(self._device) for name, tensor in self.processor.collate([sample]).items()}
+        encoded = time.perf_counter()
+        with torch.inference_mode():
+            generator = torch.Generator("cpu").manual_seed(seed)
+            config = self.model.config
+            noise = torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
+            normalized = self.model.sample(inputs, noise=noise.to(self._device, self._dtype), num_steps=self._num_steps)
+            normalized = normalized.float().cpu()
+        sampled = time.perf_counter()
+        state = {key: value[None] for key, value in observation.state.items()}
+        actions = {key: value[0] for key, value in self.processor.decode(normalized.numpy(), state).items()}
+        return Chunk(
+            stamp_ns=observation.stamp_ns,
+            dt_s=self._embodiment.dt_s,
+            actions=actions,
+            instruction=observation.instruction,
+            seed=seed,
+            timings_s={
+                "processing": encoded - begin,
+                "model": sampled - encoded,
+                "decode": time.perf_counter() - sampled,
+            },
+        )
+
+    def warm_up(self, runs: int = WARM_UP_RUNS) -> float:
+        """Run on an invented observation, whose chunk is thrown away; return the seconds of the last run."""
+        observation = _blank_observation(self._embodiment, self.processor.state_dims)
+        seconds = 0.0
+        for _ in range(runs):
+            begin = time.perf_counter()
+            self.act(observation, seed=0)
+            seconds = time.perf_counter() - begin
+        return seconds
+
+
+def _blank_observation(embodiment: Embodiment, state_dims: dict[str, int]) -> Observation:
+    """Right shapes, no content; only for warming up, never for a command."""
+    deltas = embodiment.delta_indices
+    video = {
+        key: np.full(
+            (
+                len(deltas.video),
+                embodiment.cameras[spec.camera].height,
+                embodiment.cameras[spec.camera].width,
+                3,
+            ),
+            127,
+            dtype=np.uint8,
+        )
+        for key, spec in embodiment.video.items()
+    }
+    state = {key: np.zeros((len(deltas.state), state_dims[key]), dtype=np.float32) for key in embodiment.state}
+    return Observation(0, video, state, embodiment.language.default or "warm up", {}, {})
+
+
+def _torch_device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device '{name}': torch {torch.__version__} sees no CUDA device; use device:=cpu or fix the driver"
+        )
+    return device
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"dtype '{name}': expected one of {', '.join(DTYPES)}")
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -1,0 +1,217 @@
+"""What the policy is allowed to do now. Every transition is here; the node only asks and obeys."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from groot_ros.observation.types import Refusal
+
+LATENCY_WINDOW = 200
+
+
+class State(enum.IntEnum):
+    """The states of ``groot_ros/msg/PolicyStatus``, same numbers."""
+
+    UNCONFIGURED = 0
+    INACTIVE = 1
+    READY = 2
+    RUNNING = 3
+    REFUSING = 4
+    PAUSED = 5
+    STOPPED = 6
+    ERROR = 7
+
+
+ACTIVE = frozenset({State.READY, State.RUNNING, State.REFUSING, State.PAUSED, State.STOPPED, State.ERROR})
+MOVING = frozenset({State.RUNNING, State.REFUSING})
+LATCHED = frozenset({State.STOPPED, State.ERROR})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Result of a request: ``done`` is true only when it was, ``message`` says why or why not."""
+
+    done: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A consistent copy for ``~/status``; counts since activation, latencies in s (NaN before a chunk)."""
+
+    state: State
+    reason: str
+    message: str
+    ticks: int
+    chunks: int
+    refusals: dict[str, int]
+    model_s: tuple[float, float]
+    overhead_s: tuple[float, float]
+
+
+class Supervisor:
+    """State, cause and counters of the policy; safe to call from several threads.
+
+    ``lock`` is held while a command goes out, so that after :meth:`stop` has returned no older command follows.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._state = State.UNCONFIGURED
+        self._reason = self._message = ""
+        self._estop = False
+        self._clear_counters()
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+        return self._state
+
+    @property
+    def moving(self) -> bool:
+        """Whether commands may go out."""
+        return self._state in MOVING
+
+    def configured(self) -> None:
+        """The model is loaded and warm."""
+        self._set(State.INACTIVE, "", "")
+
+    def unconfigured(self, reason: str = "", message: str = "") -> None:
+        """No model: never loaded, cleaned up, or refused for ``reason``."""
+        self._set(State.UNCONFIGURED, reason, message)
+
+    def activated(self) -> None:
+        """The node was activated: ready to be started, unless the e-stop is pressed."""
+        with self.lock:
+            self._clear_counters()
+            if self._estop:
+                self._set(State.STOPPED, "estop", "e-stop is pressed; release it, then call ~/reset_stop")
+            else:
+                self._set(State.READY, "", "")
+
+    def deactivated(self) -> None:
+        """The node was deactivated. A latched stop stays latched over it only through the e-stop itself."""
+        self._set(State.INACTIVE, "", "")
+
+    def start(self) -> Answer:
+        """READY -> RUNNING."""
+        with self.lock:
+            if self._state in MOVING:
+                return Answer(True, "running already")
+            if self._state is State.PAUSED:
+                return Answer(False, "paused; call ~/pause with data: false")
+            if self._state in LATCHED:
+                return Answer(False, f"stopped because of {self._reason}: {self._message}; call ~/reset_stop first")
+            if self._state is not State.READY:
+                return Answer(False, f"the node is {self._state.name.lower()}; configure and activate it first")
+            self._set(State.RUNNING, "", "")
+            return Answer(True, "running")
+
+    def stop(self) -> Answer:
+        """Any moving state or PAUSED -> READY. Asked for by a person, so a person's ``~/start`` is enough to go on."""
+        with self.lock:
+            if self._state in MOVING or self._state is State.PAUSED:
+                self._set(State.READY, "", "")
+                return Answer(True, "stopped")
+            return Answer(True, f"not running ({self._state.name.lower()}); nothing is sent")
+
+    def pause(self, on: bool) -> Answer:
+        """RUNNING <-> PAUSED."""
+        with self.lock:
+            if on and self._state in MOVING:
+                self._set(State.PAUSED, "", "")
+                return Answer(True, "paused")
+            if not on and self._state is State.PAUSED:
+                self._set(State.RUNNING, "", "")
+                return Answer(True, "running")
+            already = on == (self._state is State.PAUSED)
+            return Answer(already and on, f"the policy is {self._state.name.lower()}")
+
+    def latch(self, reason: str, message: str, *, error: bool = False) -> None:
+        """Stop until ``~/reset_stop``: gate violation, model exception, e-stop. The first cause is kept."""
+        with self.lock:
+            if self._state in ACTIVE and self._state not in LATCHED:
+                self._set(State.ERROR if error else State.STOPPED, reason, message)
+
+    def estop(self, pressed: bool) -> None:
+        """Follow the e-stop topic. Pressing latches; releasing alone clears nothing."""
+        with self.lock:
+            self._estop = pressed
+            if pressed:
+                self.latch("estop", "e-stop is pressed; release it, then call ~/reset_stop")
+
+    def reset_stop(self) -> Answer:
+        """Latched -> READY, unless the e-stop is still pressed."""
+        with self.lock:
+            if self._state not in LATCHED:
+                return Answer(False, f"no stop is latched; the policy is {self._state.name.lower()}")
+            if self._estop:
+                return Answer(False, "e-stop is still pressed; publish false on ~/estop first")
+            self._set(State.READY, "", "")
+            return Answer(True, "stop cleared; call ~/start to go on")
+
+    def refused(self, refusal: Refusal) -> bool:
+        """Count a refused tick; True when the cause is new (worth a log line)."""
+        with self.lock:
+            self._ticks += 1
+            self._refusals[refusal.reason.value] += 1
+            if self._state not in MOVING:
+                return False
+            new = self._state is not State.REFUSING or (self._reason, self._message) != (
+                refusal.reason.value,
+                refusal.message,
+            )
+            self._set(State.REFUSING, refusal.reason.value, refusal.message)
+            return new
+
+    def rejected(self, reason: str) -> None:
+        """Count a chunk that was computed and not sent."""
+        with self.lock:
+            self._ticks += 1
+            self._refusals[reason] += 1
+
+    def sent(self, model_s: float, overhead_s: float) -> None:
+        """Count a chunk that went out."""
+        with self.lock:
+            self._ticks += 1
+            self._chunks += 1
+            self._model_s.append(model_s)
+            self._overhead_s.append(overhead_s)
+            if self._state is State.REFUSING:
+                self._set(State.RUNNING, "", "")
+
+    def snapshot(self) -> Snapshot:
+        """Everything at one instant."""
+        with self.lock:
+            return Snapshot(
+                self._state,
+                self._reason,
+                self._message,
+                self._ticks,
+                self._chunks,
+                dict(self._refusals),
+                _percentiles(self._model_s),
+                _percentiles(self._overhead_s),
+            )
+
+    def _set(self, state: State, reason: str, message: str) -> None:
+        with self.lock:
+            self._state, self._reason, self._message = state, reason, message
+
+    def _clear_counters(self) -> None:
+        self._ticks = self._chunks = 0
+        self._refusals: Counter[str] = Counter()
+        self._model_s: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self._overhead_s: deque[float] = deque(maxlen=LATENCY_WINDOW)
+
+
+def _percentiles(values: deque[float]) -> tuple[float, float]:
+    if not values:
+        return float("nan"), float("nan")
+    p50, p95 = np.percentile(np.array(values), [50.0, 95.0])
+    return float(p50), float(p95)

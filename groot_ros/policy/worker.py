@@ -1,0 +1,99 @@
+"""The inference thread: when to ask the policy next. It knows neither ROS nor the model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+POLL_S = 0.02  # steady-clock wait between looks at ROS time, which may be simulated, slow or stopped
+
+
+class Worker:
+    """Calls ``turn`` in a thread of its own, one call at a time.
+
+    A turn is due ``period_ns`` after the last successful one. Once due, it waits until every camera has delivered a new
+    frame, so that the observation is as fresh as the slowest camera allows, but no longer than ``patience_ns``: then
+    the assembler decides and names what is missing.
+
+    Args:
+        turn: does one turn and returns whether a chunk came of it.
+        enabled: whether turns may happen now.
+        now_ns: ROS time.
+        cameras: names that :meth:`arrived` will be called with.
+        period_ns: ROS time between successful turns.
+        patience_ns: ROS time to wait for frames, and between refused turns.
+        failed: called with the exception when a turn raises; the thread goes on.
+    """
+
+    def __init__(
+        self,
+        turn: Callable[[], bool],
+        enabled: Callable[[], bool],
+        now_ns: Callable[[], int],
+        cameras: Iterable[str],
+        period_ns: int,
+        patience_ns: int,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._turn, self._enabled, self._now_ns, self._failed = turn, enabled, now_ns, failed
+        self._cameras = frozenset(cameras)
+        self._period_ns, self._patience_ns = period_ns, patience_ns
+        self._condition = threading.Condition()
+        self._fresh: set[str] = set()
+        self._due_ns = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> bool:
+        """Ask the thread to end and wait; False when a turn is still running after ``timeout_s`` (steady clock)."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def arrived(self, camera: str) -> None:
+        """Note a new frame of ``camera``."""
+        with self._condition:
+            if self._now_ns() < self._due_ns:
+                return
+            self._fresh.add(camera)
+            if self._fresh >= self._cameras:
+                self._condition.notify()
+
+    def restart(self) -> None:
+        """Make a turn due now: after a start, or when ROS time jumped."""
+        with self._condition:
+            self._due_ns = 0
+            self._fresh.clear()
+            self._condition.notify()
+
+    def _loop(self) -> None:
+        waiting_since_ns: int | None = None
+        while True:
+            with self._condition:
+                if self._closing:
+                    return
+                now_ns = self._now_ns()
+                if not self._enabled() or now_ns < self._due_ns:
+                    waiting_since_ns = None
+                    self._condition.wait(POLL_S)
+                    continue
+                if waiting_since_ns is None or waiting_since_ns > now_ns:
+                    waiting_since_ns = now_ns
+                if not (self._fresh >= self._cameras or now_ns - waiting_since_ns >= self._patience_ns):
+                    self._condition.wait(POLL_S)
+                    continue
+                self._fresh.clear()
+            waiting_since_ns = None
+            try:
+                worked = self._turn()
+            except Exception as error:
+                worked = False
+                self._failed(error)
+            with self._condition:
+                self._due_ns = now_ns + (self._period_ns if worked else 0)
