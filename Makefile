@@ -15,9 +15,10 @@ TORCH ?= torch==2.13.0#   PyTorch, installed before all else, so that nothing pu
 TORCH_INDEX ?=#           index to take it from, where not pip's own (say, one with CPU builds)
 ARGS ?=#                  arguments for pytest (make test) or for the demo (make demo)
 
-
-
 export DISTRO
+
+$(if $(filter kilted jazzy,$(DISTRO)),,$(error DISTRO=$(DISTRO): expected kilted or jazzy, whose wheels PyPI has))
+$(if $(filter 4 5,$(TRANSFORMERS)),,$(error TRANSFORMERS=$(TRANSFORMERS): expected 4 or 5))
 
 # Another distribution or another transformers is another environment: one venv holds one of each.
 SUFFIX := $(if $(filter-out kilted,$(DISTRO)),-$(DISTRO))$(if $(filter-out 4,$(TRANSFORMERS)),-transformers$(TRANSFORMERS))
@@ -57,7 +58,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.torch: | $(VENV)/bin/python
 	$(call say,$(VENV): PyTorch ($(TORCH)))
-	@$(call pip,$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
+	@$(call pip,$(TORCH) 'setuptools<81' $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
 	@touch $@
 
 # Written anew when setup.cfg is newer, changed only when the list is another one.
@@ -81,7 +82,7 @@ build: env  ## colcon build into build/ install/ log/, on the wheels of the envi
 	$(call say,colcon build on ROS 2 $(DISTRO))
 	@source $(BIN)/activate && export AMENT_PREFIX_PATH=$$VIRTUAL_ENV CMAKE_PREFIX_PATH=$$VIRTUAL_ENV && \
 		colcon --log-base log$(SUFFIX) build --base-paths . --packages-select groot_ros \
-		--build-base build$(SUFFIX) --install-base install$(SUFFIX) --event-handlers console_cohesion+ \
+		--build-base build$(SUFFIX) --install-base install$(SUFFIX) --event-handlers console_direct+ \
 		--cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(BIN)/python
 
 lint: env  ## ruff check, ruff format --check, mypy

@@ -12,7 +12,7 @@ __path__ = extend_path(__path__, __name__)
 def __getattr__(name: str) -> str:
     """`__version__`, read when asked for: package.xml is where the version is written."""
     if name == "__version__":
-        from groot_ros.version import version
+        from groot_ros.share import version
 
         return version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
