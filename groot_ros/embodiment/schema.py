@@ -1,20 +1,31 @@
 """Schema of one robot's YAML: what it publishes, how that maps to the model's keys, what it may be told.
 
-ROS side: SI units and radians, matched by joint name or field path. Model side: the unit that the training data used.
-``to_model`` and ``to_ros`` of a key are the only place where the two meet.
+ROS side: SI units and radians, matched by joint name or field path. Model side: the unit of the training
+data. ``units.to_model`` and ``units.to_ros`` are the only place where the two meet. Every field's description
+names its unit; rules that span fields are in ``rules``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from groot_ros.embodiment import rules
+
+if TYPE_CHECKING:
+    from groot_ros.embodiment.yaml_lines import YamlFile
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
 Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
 Unit = Literal["rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "percent", "signed_percent", "unitless"]
+Qos = Annotated[
+    Literal["sensor_data", "reliable"],
+    Field(description="Quality of service of the subscription: best effort (sensor_data) or reliable."),
+]
 CAMERA_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 STATE_TYPES = (
     "sensor_msgs/msg/JointState",
@@ -26,131 +37,210 @@ STATE_TYPES = (
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors: a misspelt limit must not be a missing limit."""
+    """Unknown keys are errors, and "1" is no number: a misspelt limit must not be a missing limit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Camera(Strict):
-    """One image topic. ``width`` and ``height`` (px) are what the driver publishes; another size is refused."""
+    """One image topic."""
 
-    topic: Topic
-    type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"]
-    encodings: list[Name] = Field(default_factory=lambda: ["rgb8", "bgr8"], min_length=1)
-    width: Annotated[int, Field(gt=0)]
-    height: Annotated[int, Field(gt=0)]
-    rate_hz: PositiveFloat
-    max_age_s: PositiveFloat
-    frozen_after_s: PositiveFloat = 1.0
-    qos: Literal["sensor_data", "reliable"] = "sensor_data"
+    topic: Topic = Field(description="Topic name.")
+    type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"] = Field(
+        description="Message type of the topic."
+    )
+    encodings: list[Name] = Field(
+        default_factory=lambda: ["rgb8", "bgr8"],
+        min_length=1,
+        description="Accepted values of the message's encoding (Image: rgb8, bgr8, rgba8, bgra8, mono8, "
+        "yuv422, uyvy, yuv422_yuy2, yuyv; default rgb8, bgr8) or compression (CompressedImage: jpeg, png; "
+        "default both).",
+    )
+    width: PositiveInt = Field(description="Width that the driver publishes (px); another width is refused.")
+    height: PositiveInt = Field(description="Height that the driver publishes (px); another height is refused.")
+    rate_hz: PositiveFloat = Field(description="Nominal rate (Hz); sizes the buffer.")
+    max_age_s: PositiveFloat = Field(description="Oldest acceptable image (s, header stamp against the tick).")
+    frozen_after_s: PositiveFloat | None = Field(
+        default=1.0,
+        description="A camera whose images stay bytewise identical for this long (s, by header stamps) is "
+        "refused. null switches the check off: for a noiseless simulator that may stand still.",
+    )
+    qos: Qos = "sensor_data"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_encodings(cls, data: Any) -> Any:
+        """A compressed topic without ``encodings`` accepts both compressions, not pixel encodings."""
+        if isinstance(data, dict) and data.get("type") == CAMERA_TYPES[1] and "encodings" not in data:
+            return {**data, "encodings": ["jpeg", "png"]}
+        return data
 
 
 class StateStream(Strict):
-    """One topic with numbers: joint states, or a stamped message read by field path."""
+    """One topic with numbers: joint states, or another stamped message read by field path."""
 
-    topic: Topic
+    topic: Topic = Field(description="Topic name.")
     type: Literal[
         "sensor_msgs/msg/JointState",
         "geometry_msgs/msg/PoseStamped",
         "geometry_msgs/msg/TwistStamped",
         "geometry_msgs/msg/WrenchStamped",
         "nav_msgs/msg/Odometry",
-    ]
-    rate_hz: PositiveFloat
-    max_age_s: PositiveFloat
-    qos: Literal["sensor_data", "reliable"] = "sensor_data"
+    ] = Field(description="Message type of the topic.")
+    rate_hz: PositiveFloat = Field(description="Nominal rate (Hz); sizes the buffer.")
+    max_age_s: PositiveFloat = Field(description="Oldest acceptable sample (s, header stamp against the tick).")
+    qos: Qos = "sensor_data"
 
 
 class VideoKey(Strict):
     """A video key of the checkpoint and the camera that feeds it."""
 
-    camera: Name
+    camera: Name = Field(description="Name of a camera of this file.")
 
 
 class VectorKey(Strict):
     """Units and calibration shared by state and action keys.
 
-    ``model = convert(unit, sign * ros + offset)``; ``offset`` in ROS units (rad, m). ``percent`` (0..100) and
-    ``signed_percent`` (-100..100) are linear between ``limits.lower`` and ``limits.upper`` of the joint.
+    ``model = convert(unit, sign * ros + offset)``. ``percent`` (0..100) and ``signed_percent`` (-100..100)
+    are linear between ``limits.lower`` and ``limits.upper`` of the joint, downwards where ``sign`` is -1;
+    they take no ``offset``.
     """
 
-    unit: Unit = "rad"
-    sign: list[Literal[-1, 1]] | None = None
-    offset: list[FiniteFloat] | None = None
+    unit: Unit = Field(
+        default="rad",
+        description="Unit of the training data. ROS side: rad for rad and deg, m for m and mm; percent and "
+        "signed_percent come from the joint's limits; the others are passed on as they are.",
+    )
+    sign: list[Literal[-1, 1]] | None = Field(
+        default=None, description="Per joint or field: 1 as in ROS, -1 reversed; all 1 when left out."
+    )
+    offset: list[FiniteFloat] | None = Field(
+        default=None,
+        description="Per joint or field, in ROS units (rad, m), added after sign; all 0 when left out.",
+    )
 
 
 class StateKey(VectorKey):
-    """A state key of the checkpoint: named joints of a JointState, or field paths of another stamped message."""
+    """A state key of the checkpoint: named joints of a JointState, or field paths of another message."""
 
-    stream: Name
-    joints: list[Name] | None = None
-    field: Literal["position", "velocity", "effort"] = "position"
-    fields: list[Name] | None = None
+    stream: Name = Field(description="Name of a state stream of this file.")
+    joints: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None, description="Joint names in the model's order (stream of type JointState)."
+    )
+    field: Literal["position", "velocity", "effort"] = Field(
+        default="position",
+        description="Which array of the JointState is read (rad or m, rad/s or m/s, Nm or N).",
+    )
+    fields: Annotated[list[Name], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Field paths in the model's order, such as pose.position.x (streams of the other types).",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """Joints or field paths, one per dimension of the key."""
+        return self.joints or self.fields or []
 
 
 class ActionKey(VectorKey):
-    """An action key of the checkpoint and the joints that it commands, in the model's order."""
+    """An action key of the checkpoint and the joints that it commands."""
 
-    joints: Annotated[list[Name], Field(min_length=1)]
+    joints: Annotated[list[Name], Field(min_length=1)] = Field(description="Joint names in the model's order.")
+
+    @property
+    def names(self) -> list[str]:
+        """Joints, one per dimension of the key."""
+        return self.joints
 
 
 class DeltaIndices(Strict):
-    """Steps relative to now, in units of ``1 / step_hz``; checked against the checkpoint's modality config."""
+    """Steps relative to now, in units of ``1 / step_hz``; the checkpoint's modality config has the same."""
 
-    video: list[int] = Field(default_factory=lambda: [0])
-    state: list[int] = Field(default_factory=lambda: [0])
-    action: list[int]
+    video: Annotated[list[int], Field(min_length=1)] = Field(
+        default_factory=lambda: [0],
+        description="Steps of the video history, ascending, the last one 0 (now).",
+    )
+    state: Annotated[list[int], Field(min_length=1)] = Field(
+        default_factory=lambda: [0],
+        description="Steps of the state history, ascending, the last one 0 (now).",
+    )
+    action: Annotated[list[int], Field(min_length=1)] = Field(
+        description="Steps of the action chunk: 0, 1, 2, ... one per point of the chunk."
+    )
 
 
 class JointLimit(Strict):
-    """Bounds of one joint: rad (or m), rad/s, rad/s^2."""
+    """Bounds of one joint."""
 
-    lower: FiniteFloat
-    upper: FiniteFloat
-    velocity: PositiveFloat
-    acceleration: PositiveFloat | None = None
+    lower: FiniteFloat = Field(description="Lowest position (rad or m).")
+    upper: FiniteFloat = Field(description="Highest position (rad or m).")
+    velocity: PositiveFloat = Field(description="Highest speed (rad/s or m/s).")
+    acceleration: PositiveFloat | None = Field(
+        default=None, description="Highest acceleration (rad/s^2 or m/s^2); unchecked when left out."
+    )
 
 
 class Sync(Strict):
-    """How far apart (s) the samples of one observation may be, and how far a stamp may lie ahead of the clock."""
+    """How far apart the samples of one observation may be, and how far a stamp may lie ahead of the clock."""
 
-    max_spread_s: PositiveFloat = 0.1
-    max_future_s: PositiveFloat = 0.02
+    max_spread_s: PositiveFloat = Field(
+        default=0.1,
+        description="Largest time (s) between the newest samples of the streams of one observation.",
+    )
+    max_future_s: PositiveFloat = Field(
+        default=0.02, description="How far (s) a header stamp may lie ahead of the node's clock."
+    )
 
 
 class Output(Strict):
     """One command topic and the action keys whose joints it carries, in this order."""
 
-    topic: Topic
-    type: Literal["trajectory_msgs/msg/JointTrajectory"]
-    keys: Annotated[list[Name], Field(min_length=1)]
-    frame_id: str = ""
+    topic: Topic = Field(description="Topic name.")
+    type: Literal["trajectory_msgs/msg/JointTrajectory"] = Field(description="Message type of the topic.")
+    keys: Annotated[list[Name], Field(min_length=1)] = Field(description="Action keys of this file.")
+    frame_id: str = Field(default="", description="frame_id of the command's header.")
 
 
 class Language(Strict):
     """The checkpoint's language key and an optional instruction for the start."""
 
-    key: Name
-    default: str | None = None
+    key: Name = Field(description="The checkpoint's language key.")
+    default: Annotated[str, Field(pattern=r"\S")] | None = Field(
+        default=None, description="Instruction until another one arrives; none when left out."
+    )
 
 
 class Embodiment(Strict):
-    """One robot. Field order of ``state`` and ``action`` is the checkpoint's ``modality_keys`` order."""
+    """One robot. Order of ``video``, ``state`` and ``action`` is the checkpoint's ``modality_keys`` order."""
 
-    name: Name
-    description: str = ""
-    embodiment_tag: Name
-    step_hz: PositiveFloat
-    cameras: Annotated[dict[Name, Camera], Field(min_length=1)]
-    state_streams: Annotated[dict[Name, StateStream], Field(min_length=1)]
-    video: Annotated[dict[Name, VideoKey], Field(min_length=1)]
-    state: Annotated[dict[Name, StateKey], Field(min_length=1)]
-    action: Annotated[dict[Name, ActionKey], Field(min_length=1)]
-    language: Language
-    delta_indices: DeltaIndices
-    limits: Annotated[dict[Name, JointLimit], Field(min_length=1)]
-    outputs: Annotated[dict[Name, Output], Field(min_length=1)]
-    sync: Sync = Sync()
+    name: Name = Field(description="Name of the robot; names the file.")
+    description: str = Field(default="", description="One line for people.")
+    embodiment_tag: Name = Field(description="Embodiment tag of the checkpoint.")
+    step_hz: PositiveFloat = Field(description="Model steps per second (Hz): the frame rate of the training data.")
+    cameras: Annotated[dict[Name, Camera], Field(min_length=1)] = Field(description="Image topics by name.")
+    state_streams: Annotated[dict[Name, StateStream], Field(min_length=1)] = Field(description="State topics by name.")
+    video: Annotated[dict[Name, VideoKey], Field(min_length=1)] = Field(description="Video keys.")
+    state: Annotated[dict[Name, StateKey], Field(min_length=1)] = Field(description="State keys.")
+    action: Annotated[dict[Name, ActionKey], Field(min_length=1)] = Field(description="Action keys.")
+    language: Language = Field(description="Language key.")
+    delta_indices: DeltaIndices = Field(description="History and horizon in steps.")
+    limits: Annotated[dict[Name, JointLimit], Field(min_length=1)] = Field(description="Bounds by joint name.")
+    outputs: Annotated[dict[Name, Output], Field(min_length=1)] = Field(description="Command topics by name.")
+    sync: Sync = Field(default_factory=Sync, description="Agreement of the streams' stamps.")
+
+    _source: YamlFile | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Embodiment:
+        problems = rules.find_problems({name: getattr(self, name) for name in type(self).model_fields})
+        if problems:
+            raise rules.RuleError(problems)
+        return self
+
+    @property
+    def source(self) -> YamlFile | None:
+        """The YAML file it was read from, with its line numbers; None when built in Python."""
+        return self._source
 
     @property
     def dt_s(self) -> float:
