@@ -1,0 +1,178 @@
+"""The life of a node's process: init, spin, Ctrl-C and SIGTERM, and an end without a traceback.
+
+Every executable's ``main`` is ``return run(MyNode, args)``; ``setup.cfg`` and CMake wrap it in ``sys.exit``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+# A stop that was asked for ends the process within 2 s; what is not closed by then is named and cut off.
+STOP_WITHIN_S = 1.8
+
+
+class StartError(Exception):
+    """A node cannot start. The message is all the user sees (no traceback); the exit code is 2."""
+
+
+class _Interrupted(BaseException):
+    """A signal came before the spin: leave the constructor, whatever it catches."""
+
+
+_active_stop: Future | None = None
+
+
+def request_stop() -> None:
+    """End this process's ``run`` normally, from any thread (for example: the recording's duration is over)."""
+    if _active_stop is not None and not _active_stop.done():
+        _active_stop.set_result(None)
+
+
+def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threads: int = 1) -> int:
+    """Make a node, spin it until SIGINT, SIGTERM or shutdown, and take it down.
+
+    Signals are handled here and not by rclpy, whose handlers shut the context down at once: a node must still be
+    able to publish a last command. Order at the end: ``node.close()`` if the node has one (publishing still works),
+    executor, ``destroy_node()``, context. Further signals meanwhile change nothing.
+
+    Args:
+        factory: called after ``rclpy.init``; raises ``StartError`` to refuse with a message.
+        args: command line with or without ROS arguments, the program's name first (None: ``sys.argv``).
+        threads: 1 for a ``SingleThreadedExecutor``, more for a ``MultiThreadedExecutor`` of that many.
+
+    Returns:
+        Exit code: 0 after a requested end, 1 after an exception, 2 after ``StartError`` or bad ROS arguments.
+        If closing takes longer than ``STOP_WITHIN_S`` after a signal, the process ends by itself with code 1 and
+        the names of the threads that held it up.
+    """
+    program = os.path.basename((args or sys.argv or ["node"])[0])
+    global _active_stop
+    stop = _active_stop = Future()
+    with _signals(stop, program) as starting:
+        try:
+            rclpy.init(
+                args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO
+            )
+        except Exception as error:
+            print(f"{program}: ROS arguments refused: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        node: Node | None = None
+        executor: Executor | None = None
+        try:
+            with starting():
+                node = factory()
+                executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+                executor.add_node(node)
+            executor.spin_until_future_complete(stop)
+        except (_Interrupted, ExternalShutdownException):
+            return EXIT_OK
+        except StartError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        finally:
+            _take_down(node, executor)
+    return EXIT_OK
+
+
+def _take_down(node: Node | None, executor: Executor | None) -> None:
+    try:
+        if node is not None and callable(close := getattr(node, "close", None)):
+            close()
+    finally:
+        if executor is not None:
+            executor.shutdown(timeout_sec=1.0)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+@contextmanager
+def _signals(stop: Future, program: str) -> Iterator[Callable[[], object]]:
+    """Complete ``stop`` on SIGINT or SIGTERM; yields a context manager for the time before spinning.
+
+    Python runs its handlers between bytecodes of the main thread, which sleeps in ``rcl_wait`` while spinning. So
+    the signal's number also goes through ``set_wakeup_fd`` to a thread that completes the future at once. While
+    starting there is no spin to end: the handler raises in the main thread instead.
+    """
+    is_starting = threading.Event()
+    signalled = threading.Event()
+
+    @contextmanager
+    def starting() -> Iterator[None]:
+        is_starting.set()
+        try:
+            yield
+        finally:
+            is_starting.clear()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield starting  # the signals belong to the main thread's owner
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        signalled.set()
+        if is_starting.is_set():
+            is_starting.clear()
+            raise _Interrupted
+
+    def watch() -> None:
+        watchdog: threading.Thread | None = None
+        while data := os.read(reader, 1):
+            if data[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if watchdog is None:
+                watchdog = threading.Thread(
+                    target=_end_late, args=(program,), name="stop-watchdog", daemon=True
+                )
+                watchdog.start()
+            signalled.set()
+            if not stop.done():
+                stop.set_result(None)
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    watcher = threading.Thread(target=watch, name="signal-watch", daemon=True)
+    watcher.start()
+    try:
+        yield starting
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
+        for number, handler in previous.items():
+            # After a signal the process is ending: another one must not raise on the way out.
+            signal.signal(number, signal.SIG_IGN if signalled.is_set() else handler)
+
+
+def _end_late(program: str) -> None:
+    """Bound the end: a thread that does not come back must not keep a stopped robot's process alive."""
+    time.sleep(STOP_WITHIN_S)
+    known = {"MainThread", "signal-watch", "stop-watchdog"}
+    busy = [thread.name for thread in threading.enumerate() if thread.name not in known] or ["MainThread"]
+    print(
+        f"{program}: not closed {STOP_WITHIN_S} s after the signal, ending now; busy: {busy}",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(EXIT_FAILED)
