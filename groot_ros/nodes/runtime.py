@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 import rclpy
@@ -40,7 +40,7 @@ _active_stop: Future | None = None
 
 
 def request_stop() -> None:
-    """End this process's ``run`` normally, from any thread (for example: the recording's duration is over)."""
+    """End this process's ``run`` normally, from any thread (for example: the duration is over)."""
     if _active_stop is not None and not _active_stop.done():
         _active_stop.set_result(None)
 
@@ -48,9 +48,9 @@ def request_stop() -> None:
 def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threads: int = 1) -> int:
     """Make a node, spin it until SIGINT, SIGTERM or shutdown, and take it down.
 
-    Signals are handled here and not by rclpy, whose handlers shut the context down at once: a node must still be
-    able to publish a last command. Order at the end: ``node.close()`` if the node has one (publishing still works),
-    executor, ``destroy_node()``, context. Further signals meanwhile change nothing.
+    Signals are handled here and not by rclpy, whose handlers shut the context down at once: a node must
+    still be able to publish a last command. Order at the end: ``node.close()`` if the node has one (publishing
+    still works), executor, ``destroy_node()``, context. Further signals meanwhile change nothing.
 
     Args:
         factory: called after ``rclpy.init``; raises ``StartError`` to refuse with a message.
@@ -59,8 +59,8 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threa
 
     Returns:
         Exit code: 0 after a requested end, 1 after an exception, 2 after ``StartError`` or bad ROS arguments.
-        If closing takes longer than ``STOP_WITHIN_S`` after a signal, the process ends by itself with code 1 and
-        the names of the threads that held it up.
+        If closing takes longer than ``STOP_WITHIN_S`` after a signal, the process ends by itself with code 1
+        and the names of the threads that held it up.
     """
     program = os.path.basename((args or sys.argv or ["node"])[0])
     global _active_stop
@@ -104,12 +104,12 @@ def _take_down(node: Node | None, executor: Executor | None) -> None:
 
 
 @contextmanager
-def _signals(stop: Future, program: str) -> Iterator[Callable[[], object]]:
+def _signals(stop: Future, program: str) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Complete ``stop`` on SIGINT or SIGTERM; yields a context manager for the time before spinning.
 
-    Python runs its handlers between bytecodes of the main thread, which sleeps in ``rcl_wait`` while spinning. So
-    the signal's number also goes through ``set_wakeup_fd`` to a thread that completes the future at once. While
-    starting there is no spin to end: the handler raises in the main thread instead.
+    Python runs its handlers between bytecodes of the main thread, which sleeps in ``rcl_wait`` while spinning.
+    So the signal's number also goes through ``set_wakeup_fd`` to a thread that completes the future at once.
+    While starting there is no spin to end: the handler raises in the main thread instead.
     """
     is_starting = threading.Event()
     signalled = threading.Event()
