@@ -67,9 +67,7 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threa
     stop = _active_stop = Future()
     with _signals(stop, program) as starting:
         try:
-            rclpy.init(
-                args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO
-            )
+            rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
         except Exception as error:
             print(f"{program}: ROS arguments refused: {error}", file=sys.stderr)
             return EXIT_USAGE
@@ -138,9 +136,7 @@ def _signals(stop: Future, program: str) -> Iterator[Callable[[], AbstractContex
             if data[0] not in (signal.SIGINT, signal.SIGTERM):
                 continue
             if watchdog is None:
-                watchdog = threading.Thread(
-                    target=_end_late, args=(program,), name="stop-watchdog", daemon=True
-                )
+                watchdog = threading.Thread(target=_end_late, args=(program,), name="stop-watchdog", daemon=True)
                 watchdog.start()
             signalled.set()
             if not stop.done():
