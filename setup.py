@@ -36,7 +36,9 @@ def ros_prefixes() -> list[str]:
             if os.path.isdir(os.path.join(prefix, "share", "ament_index")) and prefix not in found:
                 found.append(prefix)
     if not found:
-        raise SystemExit(f"{NAME}: no ROS 2 found. Source an installation, or let pip build in isolation (the default).")
+        raise SystemExit(
+            f"{NAME}: no ROS 2 found. Source an installation, or let pip build in isolation (the default)."
+        )
     return found
 
 
