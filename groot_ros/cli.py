@@ -1,0 +1,269 @@
+"""``groot-ros SUBCOMMAND``. Every heavy import is inside the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="groot-ros",
+    help="NVIDIA Isaac GR00T on ROS 2: run the policy, the simulated robot, bags and benchmarks.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+benchmark_app = typer.Typer(help="Measure, with machine and stages named.", no_args_is_help=True)
+docs_app = typer.Typer(help="Write the generated pages of docs/.", no_args_is_help=True)
+app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(docs_app, name="docs")
+console = Console(stderr=True, highlight=False)
+
+DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
+
+
+class Generation(str, Enum):
+    """Model generations that a checkpoint can be made for."""
+
+    n1d7 = "n1d7"
+
+
+class Size(str, Enum):
+    """Sizes of a random checkpoint."""
+
+    tiny = "tiny"
+    full = "full"
+
+
+class Storage(str, Enum):
+    """rosbag2 storage plugins."""
+
+    mcap = "mcap"
+    sqlite3 = "sqlite3"
+
+
+EmbodimentOption = Annotated[
+    str, typer.Option("--embodiment", "-e", help="Name in config/embodiments, or path of a YAML file.")
+]
+CheckpointOption = Annotated[Path, typer.Option("--checkpoint", "-c", help="Checkpoint directory in NVIDIA's layout.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from groot_ros.share import version as read_version
+
+        typer.echo(f"groot_ros {read_version()}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the picture, the report and the logs.")] = Path("demo"),
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to run.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Seed of checkpoint and simulator.")] = 0,
+) -> None:
+    """Simulated arm and a tiny random GR00T in closed loop over DDS: a table, a report and a picture.
+
+    Example: [bold]groot-ros demo --duration 30[/bold]
+    """
+    from groot_ros.closed_loop.demo import run_demo
+
+    with _refusals():
+        picture = run_demo(output, DEMO_INSTRUCTIONS, duration, seed, console)
+    typer.echo(f"picture: {picture}")
+
+
+@app.command("make-checkpoint")
+def make_checkpoint(
+    directory: Annotated[Path, typer.Argument(help="New directory.")],
+    generation: Annotated[Generation, typer.Option(help="Model generation.")] = Generation.n1d7,
+    size: Annotated[
+        Size, typer.Option(help="tiny: runs on a CPU; full: the released 3B sizes (about 6 GB).")
+    ] = Size.tiny,
+    embodiment: EmbodimentOption = "sim_arm",
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a random checkpoint in NVIDIA's directory layout, so that everything runs without a download.
+
+    Example: [bold]groot-ros make-checkpoint /tmp/tiny --size tiny --embodiment sim_arm --seed 0[/bold]
+    """
+    from groot_ros.policy.random_checkpoint import make_random_checkpoint
+
+    with _refusals():
+        make_random_checkpoint(directory, generation.value, size.value, embodiment, seed, console)
+    typer.echo(f"{directory}")
+
+
+@app.command()
+def sim(
+    embodiment: EmbodimentOption = "sim_arm",
+    seed: Annotated[int, typer.Option(help="Seed of the scene.")] = 0,
+    clock: Annotated[bool, typer.Option("--clock", help="Publish /clock, for nodes with use_sim_time.")] = False,
+    bag: Annotated[Path | None, typer.Option(help="Record everything into a new rosbag2 directory.")] = None,
+    storage: Annotated[Storage, typer.Option(help="Storage of --bag.")] = Storage.mcap,
+    duration: Annotated[float, typer.Option(min=0.0, help="Seconds until it ends; 0: until Ctrl-C.")] = 0.0,
+) -> None:
+    """Run the simulated arm as node /groot_sim.
+
+    Example: [bold]groot-ros sim --bag /tmp/run --duration 20[/bold]
+    """
+    from groot_ros.nodes.simulator import main as simulator_main
+
+    parameters: dict[str, Any] = {
+        "embodiment": embodiment,
+        "seed": seed,
+        "publish_clock": clock,
+        "bag": str(bag or ""),
+        "storage": storage.value,
+        "duration_s": duration,
+    }
+    sys.exit(simulator_main(_ros_arguments("groot-ros sim", parameters)))
+
+
+@app.command()
+def policy(
+    checkpoint: CheckpointOption,
+    embodiment: EmbodimentOption = "sim_arm",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish everything but commands.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Start at once instead of waiting for ~/start.")] = False,
+    sim_time: Annotated[bool, typer.Option("--sim-time", help="Follow /clock.")] = False,
+) -> None:
+    """Run the policy node /groot_policy, configured and activated.
+
+    Example: [bold]groot-ros policy -c /tmp/tiny -e sim_arm --dtype float32 --dry-run[/bold]
+    """
+    from groot_ros.nodes.policy import main as policy_main
+
+    parameters: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "embodiment": embodiment,
+        "device": device,
+        "dtype": dtype,
+        "instruction": instruction,
+        "dry_run": dry_run,
+        "start_on_activate": start,
+        "use_sim_time": sim_time,
+        "autostart": True,
+    }
+    sys.exit(policy_main(_ros_arguments("groot-ros policy", parameters)))
+
+
+@app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 directory (mcap or sqlite3).")],
+    checkpoint: CheckpointOption,
+    embodiment: EmbodimentOption = "sim_arm",
+    report: Annotated[Path, typer.Option(help="JSON report.")] = Path("report.json"),
+    instruction: Annotated[str | None, typer.Option(help="Instruction; default: the bag's, else the YAML's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """Send a bag through the same assembler and the same policy; report chunks, ages, refusals and errors.
+
+    Example: [bold]groot-ros replay /tmp/run -c /tmp/tiny -e sim_arm --report report.json[/bold]
+    """
+    from groot_ros.bags.command import replay_command
+
+    with _refusals():
+        replay_command(bag, checkpoint, embodiment, report, instruction, device, dtype, seed, console)
+
+
+@app.command()
+def embodiments(
+    name: Annotated[str | None, typer.Argument(help="Check this one: a name, or the path of a YAML file.")] = None,
+) -> None:
+    """List the robots that have a YAML, or check one.
+
+    Example: [bold]groot-ros embodiments my_robot.yaml[/bold]
+    """
+    from groot_ros.embodiment.load import available_embodiments, load_embodiment
+
+    with _refusals():
+        if name is None:
+            for found, path in sorted(available_embodiments().items()):
+                typer.echo(f"{found:20} {path}")
+        else:
+            robot = load_embodiment(name)
+            typer.echo(
+                f"{robot.name}: valid; {len(robot.cameras)} cameras, {len(robot.action_joints)} commanded joints, "
+                f"chunks of {robot.horizon} steps at {robot.step_hz:g} Hz"
+            )
+
+
+@benchmark_app.command("node")
+def benchmark_node(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Default: a tiny random checkpoint.")
+    ] = None,
+    embodiment: EmbodimentOption = "sim_arm",
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to measure.")] = 30.0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Time from the newest stamp used to the command, outside the model, with simulator and node as own processes.
+
+    Example: [bold]groot-ros benchmark node --duration 30 --output node.json[/bold]
+    """
+    from groot_ros.closed_loop.benchmark import run_node_benchmark
+
+    with _refusals():
+        run_node_benchmark(checkpoint, embodiment, duration, output, console)
+
+
+@docs_app.command("parameters")
+def docs_parameters(
+    path: Annotated[Path, typer.Argument(help="Markdown file to write.")] = Path("docs/parameters.md"),
+) -> None:
+    """Write the reference page of the nodes' parameters."""
+    from groot_ros.nodes.reference import parameters_page
+
+    path.write_text(parameters_page(), encoding="utf-8")
+    typer.echo(f"{path}")
+
+
+class _refusals:
+    """Turn the errors that users can mend into one message and exit code 2; bugs keep their traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            _quit("stopped", 130)
+        if isinstance(error, ValueError | OSError | RuntimeError):
+            if os.environ.get("GROOT_ROS_DEBUG"):
+                return
+            _quit(str(error), 2)
+
+
+def _quit(message: str, code: int) -> NoReturn:
+    console.print(f"groot-ros: {message}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _ros_arguments(program: str, parameters: dict[str, Any]) -> list[str]:
+    arguments = [program, "--ros-args"]
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        # An empty text or one like a number would be read as another YAML type.
+        arguments += ["-p", f"{name}:='{text}'" if isinstance(value, str) else f"{name}:={text}"]
+    return arguments
+
+
+def main() -> None:
+    """Entry point of ``groot-ros``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

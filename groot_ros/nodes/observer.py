@@ -1,0 +1,156 @@
+"""Listens to a running policy node and its robot, and keeps what the demo, the benchmark and the tests look at."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.msg import ActionChunk, PolicyStatus
+from groot_ros.nodes import convert
+from groot_ros.observation.images import decode_image
+
+POLICY = "/groot_policy"
+
+
+@dataclass(frozen=True)
+class JointSample:
+    """One JointState: stamp (ns) and positions by name (rad)."""
+
+    stamp_ns: int
+    positions: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera frame: stamp (ns) and RGB uint8 [H, W, 3]."""
+
+    stamp_ns: int
+    rgb: NDArray[np.uint8]
+
+
+class Observer:
+    """A node with a thread of its own; use as a context manager.
+
+    Args:
+        embodiment: whose topics to listen to.
+        frame_every_s: keep a frame per camera at this interval; None listens to no camera.
+        joints: keep joint states.
+    """
+
+    def __init__(self, embodiment: Embodiment, *, frame_every_s: float | None = None, joints: bool = True) -> None:
+        self.chunks: list[ActionChunk] = []
+        self.commands: list[JointTrajectory] = []
+        self.statuses: list[PolicyStatus] = []
+        self.joints: list[JointSample] = []
+        self.frames: dict[str, list[Frame]] = {name: [] for name in embodiment.cameras}
+        self.changed = threading.Condition()
+        self._frame_every_ns = round((frame_every_s or 0.0) * 1e9)
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("groot_observer", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        subscribe = self.node.create_subscription
+        subscribe(ActionChunk, f"{POLICY}/action_chunk", self._keep(self.chunks), convert.RELIABLE_QOS)
+        subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
+        for output in embodiment.outputs.values():
+            subscribe(JointTrajectory, output.topic, self._keep(self.commands), convert.RELIABLE_QOS)
+        if joints:
+            for stream in embodiment.state_streams.values():
+                if stream.type == "sensor_msgs/msg/JointState":
+                    qos = convert.stream_qos("sensor_data", stream.rate_hz, 0.5)
+                    subscribe(convert.message_class(stream.type), stream.topic, self._on_joints, qos)
+        if frame_every_s is not None:
+            for name, camera in embodiment.cameras.items():
+                qos = convert.stream_qos("sensor_data", camera.rate_hz, 0.2)
+                subscribe(convert.message_class(camera.type), camera.topic, self._on_frame(name), qos)
+        self._instruction = self.node.create_publisher(String, f"{POLICY}/instruction", convert.RELIABLE_QOS)
+        self._thread = threading.Thread(target=self._executor.spin, name="observer", daemon=True)
+
+    def __enter__(self) -> Observer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._thread.join(2.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def wait_for(
+        self, condition: Callable[[], bool], timeout_s: float, alive: Callable[[], None] | None = None
+    ) -> bool:
+        """Wait until ``condition`` holds (checked on every message); ``alive`` may raise to give up early."""
+        deadline = time.monotonic() + timeout_s
+        with self.changed:
+            while not condition():
+                if time.monotonic() > deadline:
+                    return False
+                if alive is not None:
+                    alive()
+                self.changed.wait(0.2)
+        return True
+
+    def instruct(self, text: str) -> None:
+        """Publish an instruction."""
+        self._instruction.publish(String(data=text))
+
+    def call(self, service: str, data: bool | None = None, timeout_s: float = 10.0) -> tuple[bool, str]:
+        """Call a std_srvs service of the policy node; return (success, message).
+
+        Raises:
+            TimeoutError: it does not exist or does not answer within ``timeout_s``.
+        """
+        kind = Trigger if data is None else SetBool
+        client = self.node.create_client(kind, f"{POLICY}/{service}")
+        try:
+            if not client.wait_for_service(timeout_s):
+                raise TimeoutError(f"service {POLICY}/{service} is not there after {timeout_s} s")
+            request = kind.Request() if data is None else kind.Request(data=data)
+            done = threading.Event()
+            future = client.call_async(request)
+            future.add_done_callback(lambda _: done.set())
+            if not done.wait(timeout_s):
+                raise TimeoutError(f"service {POLICY}/{service} has not answered after {timeout_s} s")
+            response = future.result()
+            return bool(response.success), str(response.message)
+        finally:
+            self.node.destroy_client(client)
+
+    def _keep(self, into: list[Any]) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            with self.changed:
+                into.append(message)
+                self.changed.notify_all()
+
+        return receive
+
+    def _on_joints(self, message: Any) -> None:
+        stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        self.joints.append(JointSample(stamp_ns, dict(zip(message.name, message.position, strict=True))))
+
+    def _on_frame(self, camera: str) -> Callable[[Any], None]:
+        kept = self.frames[camera]
+
+        def receive(message: Any) -> None:
+            stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            if not kept or stamp_ns - kept[-1].stamp_ns >= self._frame_every_ns:
+                kept.append(Frame(stamp_ns, decode_image(message)))
+
+        return receive

@@ -1,0 +1,27 @@
+"""The reference page of all ROS parameters, out of the dataclasses that declare them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groot_ros.nodes.parameters import reference_rows
+from groot_ros.nodes.policy import PolicyParameters
+from groot_ros.nodes.simulator import SimulatorParameters
+
+PAGES: dict[str, type[Any]] = {"/groot_policy": PolicyParameters, "/groot_sim": SimulatorParameters}
+HEAD = """# Parameters
+
+    ros2 run groot_ros policy_node --ros-args -p embodiment:=sim_arm -p checkpoint:=/tmp/tiny -p autostart:=true
+
+Generated from the code by `groot-ros docs parameters`. `/groot_policy` reads its parameters on configure.
+"""
+
+
+def parameters_page() -> str:
+    """Markdown with one table per node."""
+    parts = [HEAD]
+    for node, kind in PAGES.items():
+        parts.append(f"\n## `{node}`\n\n| name | type | default | range, unit | meaning |\n|---|---|---|---|---|\n")
+        for name, type_name, default, bounds, text in reference_rows(kind):
+            parts.append(f"| `{name}` | {type_name} | `{default}` | {bounds} | {text} |\n")
+    return "".join(parts)

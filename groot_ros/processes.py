@@ -1,0 +1,91 @@
+"""Nodes as child processes: started with a log file each, watched, and always ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+END_S = 3.0
+
+
+class ProcessDied(RuntimeError):
+    """A node ended by itself; the message holds the end of its log."""
+
+
+def ros_environment() -> dict[str, str]:
+    """The environment for nodes that only talk on this machine, in a domain of their own unless one is given."""
+    environment = dict(os.environ)
+    environment.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
+    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def node_command(module: str, parameters: Mapping[str, object]) -> list[str]:
+    """Command line of ``groot_ros.nodes.<module>`` with ROS parameters."""
+    command = [sys.executable, "-m", f"groot_ros.nodes.{module}", "--ros-args"]
+    for name, value in parameters.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        command += ["-p", f"{name}:={text}"]
+    return command
+
+
+class Processes:
+    """Context manager around child processes; on exit all get SIGTERM, and SIGKILL after ``END_S``."""
+
+    def __init__(self, log_dir: Path, environment: Mapping[str, str]) -> None:
+        self._log_dir = log_dir
+        self._environment = dict(environment)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Processes:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def log(self, name: str) -> Path:
+        """Where the output of ``name`` goes."""
+        return self._log_dir / f"{name}.log"
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start ``command`` in a process group of its own, so that Ctrl-C reaches it only through :meth:`end`."""
+        with self.log(name).open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
+            )
+        self._running[name] = process
+        return process
+
+    def check(self) -> None:
+        """Raise ProcessDied if a process has ended."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
+                raise ProcessDied(f"{name} ended with code {process.returncode}; the end of {self.log(name)}:\n{tail}")
+
+    def end(self) -> dict[str, int]:
+        """End all, last started first; return the exit codes (negative: killed by that signal)."""
+        codes = {}
+        for process in reversed(self._running.values()):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + END_S
+        for name, process in self._running.items():
+            try:
+                codes[name] = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[name] = process.wait()
+        self._running.clear()
+        return codes
