@@ -1,0 +1,207 @@
+"""The action head: flow-matching loss, Euler sampler, in-painting of a previous chunk (spec groot_n17.md, 3.2-3.7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from groot_ros.model.backbone import BackboneOutput
+from groot_ros.model.config import ModelConfig
+from groot_ros.model.dit import DiT, SelfAttentionStack
+from groot_ros.model.embodiment_layers import ActionEncoder, CategoryMLP
+
+LOSS_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class RtcOptions:
+    """In-painting of the previous chunk into the start of the next one (N1.7's own real-time chunking)."""
+
+    prev_action: Tensor
+    """The previous chunk, normalised and padded, [B,H,A]."""
+    action_horizon: int
+    """Its number of real steps; the overlap is taken from their end."""
+    overlap_steps: int
+    """How many of its last steps start the new chunk."""
+    frozen_steps: int
+    """How many of those come out unchanged."""
+    ramp_rate: float = 6.0
+    """How fast the velocity grows from 0 to 1 between frozen and overlap."""
+
+
+@dataclass
+class Conditioning:
+    """What stays the same over the Euler steps: the features the DiT looks at and which of them are text or image."""
+
+    context: Tensor
+    """[B,L,D]."""
+    text_mask: Tensor
+    """bool [B,L]."""
+    image_mask: Tensor
+    """bool [B,L]."""
+
+
+@dataclass
+class LossOutput:
+    """The training loss and what it is made of."""
+
+    loss: Tensor
+    """Scalar: sum of `action_loss` over the sum of the mask."""
+    action_loss: Tensor
+    """[B,H,A], squared error of the velocity, 0 where the action mask is 0."""
+    predicted_velocity: Tensor
+    """[B,H,A]."""
+    timestep: Tensor
+    """int64 [B], the discretised time."""
+
+
+def velocity_strength(horizon: int, overlap: int, frozen: int, rate: float) -> Tensor:
+    """float32 [horizon]: 0 on frozen steps, an exponential ramp up to `overlap`, then 1.
+
+    With n = overlap - frozen and u = linspace(0, 1, n + 2), the ramp is (1 - e^(-rate u)) / (1 - e^-rate) without
+    its two ends.
+    """
+    strength = torch.ones(horizon)
+    strength[:frozen] = 0.0
+    u = torch.linspace(0.0, 1.0, overlap - frozen + 2)
+    ramp = (1 - torch.exp(-rate * u)) / (1 - torch.exp(torch.tensor(-rate)))
+    strength[frozen:overlap] = ramp[1:-1]
+    return strength
+
+
+class ActionHead(nn.Module):
+    """State and noisy actions, conditioned on vision-language features -> velocity of the actions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, context = config.input_embedding_dim, config.backbone_embedding_dim
+        count, hidden = config.max_num_embodiments, config.hidden_size
+        self.model = DiT(
+            config.dit,
+            context,
+            text_every=config.attend_text_every_n_blocks if config.use_alternate_vl_dit else None,
+        )
+        self.state_encoder = CategoryMLP(count, config.max_state_dim * config.state_history_length, hidden, width)
+        self.action_encoder = ActionEncoder(count, config.max_action_dim, width)
+        self.action_decoder = CategoryMLP(count, hidden, hidden, config.max_action_dim)
+        self.vlln = nn.LayerNorm(context) if config.use_vlln else nn.Identity()
+        refine = config.vl_self_attention
+        self.vl_self_attention = SelfAttentionStack(refine) if refine is not None else nn.Identity()
+        if config.add_pos_embed:
+            self.position_embedding = nn.Embedding(config.max_seq_len, width)
+
+    def condition(self, backbone: BackboneOutput) -> Conditioning:
+        """Norm and refinement of the features, and the masks of the DiT's cross-attention. Once per chunk."""
+        context = self.vl_self_attention(self.vlln(backbone.features))
+        image_mask = backbone.image_mask & backbone.attention_mask
+        return Conditioning(context, backbone.attention_mask & ~backbone.image_mask, image_mask)
+
+    def encode_state(self, state: Tensor, embodiment_id: Tensor) -> Tensor:
+        """state [B,history,S] -> one token [B,1,D]; the history is flattened into it."""
+        return self.state_encoder(state.flatten(1)[:, None], embodiment_id)
+
+    def velocity(
+        self,
+        actions: Tensor,
+        timestep: Tensor,
+        state_token: Tensor,
+        conditioning: Conditioning,
+        embodiment_id: Tensor,
+    ) -> Tensor:
+        """The network itself: actions [B,H,A] at integer time [B] -> their velocity [B,H,A]."""
+        tokens = self.action_encoder(actions, timestep, embodiment_id)
+        if self.config.add_pos_embed:
+            tokens = tokens + self.position_embedding.weight[: tokens.shape[1]]
+        tokens = torch.cat((state_token, tokens), dim=1)
+        context, text_mask, image_mask = conditioning.context, conditioning.text_mask, conditioning.image_mask
+        out = self.model(tokens, context, timestep, text_mask, image_mask)
+        return self.action_decoder(out, embodiment_id)[:, -actions.shape[1] :]
+
+    def sample_time(self, batch: int, device: torch.device) -> Tensor:
+        """Continuous training times, float32 [batch]: (1 - Beta(alpha, beta)) * noise_s."""
+        beta = torch.distributions.Beta(self.config.noise_beta_alpha, self.config.noise_beta_beta)
+        return ((1 - beta.sample((batch,))) * self.config.noise_s).to(device)
+
+    def loss(
+        self, backbone: BackboneOutput, inputs: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None
+    ) -> LossOutput:
+        """Masked mean squared error of the velocity at x_t = (1-t) noise + t action; the target is action - noise.
+
+        `inputs` as for `GrootModel.loss`. `noise` [B,H,A] and `t` [B] are drawn when not given.
+        """
+        action, embodiment_id = inputs["action"], inputs["embodiment_id"]
+        mask = inputs["action_mask"].to(action.dtype)
+        noise = torch.randn_like(action) if noise is None else noise.to(action)
+        t = self.sample_time(action.shape[0], action.device) if t is None else t.to(action.device)
+        timestep = (t * self.config.num_timestep_buckets).long()
+        mix = t.to(action.dtype)[:, None, None]
+        state_token = self.encode_state(inputs["state"], embodiment_id)
+        if self.training and self.config.state_dropout_prob > 0:
+            kept = torch.rand(len(state_token), 1, 1, device=action.device) >= self.config.state_dropout_prob
+            state_token = state_token * kept.to(state_token.dtype)
+        conditioning = self.condition(backbone)
+        predicted = self.velocity((1 - mix) * noise + mix * action, timestep, state_token, conditioning, embodiment_id)
+        action_loss = (predicted - (action - noise)).square() * mask
+        return LossOutput(action_loss.sum() / (mask.sum() + LOSS_EPSILON), action_loss, predicted, timestep)
+
+    def sample(
+        self,
+        backbone: BackboneOutput,
+        inputs: dict[str, Tensor],
+        *,
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        rtc: RtcOptions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Euler integration from noise to actions [B,H,A] in `num_steps` equal steps; see `GrootModel.sample`."""
+        config = self.config
+        steps = config.num_inference_timesteps if num_steps is None else num_steps
+        if steps < 1:
+            raise ValueError(f"num_steps is {steps}, expected at least 1")
+        features, embodiment_id = backbone.features, inputs["embodiment_id"]
+        shape = (features.shape[0], config.action_horizon, config.max_action_dim)
+        if noise is None:
+            source = features.device if generator is None else generator.device
+            noise = torch.randn(shape, generator=generator, device=source)
+        elif tuple(noise.shape) != shape:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
+        actions = noise.to(features, copy=True)
+        strength: Tensor | None = None
+        if rtc is not None:
+            actions, strength = self._inpaint(actions, rtc)
+        conditioning = self.condition(backbone)
+        state_token = self.encode_state(inputs["state"], embodiment_id)
+        for i in range(steps):
+            time = int(i / steps * config.num_timestep_buckets)
+            timestep = torch.full(shape[:1], time, device=features.device, dtype=torch.int64)
+            velocity = self.velocity(actions, timestep, state_token, conditioning, embodiment_id)
+            if strength is not None:
+                velocity = velocity * strength
+            actions = actions + velocity / steps
+        return actions
+
+    def _inpaint(self, actions: Tensor, rtc: RtcOptions) -> tuple[Tensor, Tensor]:
+        """Starts `actions` [B,H,A] with the end of the previous chunk; returns it and the velocity strength [H,1]."""
+        batch, horizon, dim = actions.shape
+        previous = rtc.prev_action
+        if previous.ndim != 3 or previous.shape[0] != batch or previous.shape[2] != dim:
+            raise ValueError(f"rtc.prev_action has shape {tuple(previous.shape)}, expected ({batch}, steps, {dim})")
+        if not 0 <= rtc.frozen_steps <= rtc.overlap_steps <= min(rtc.action_horizon, horizon):
+            raise ValueError(
+                "rtc: expected 0 <= frozen_steps <= overlap_steps <= action_horizon, and an overlap within the model's "
+                f"{horizon} steps; found {rtc.frozen_steps}, {rtc.overlap_steps}, {rtc.action_horizon}"
+            )
+        if rtc.action_horizon > previous.shape[1]:
+            raise ValueError(
+                f"rtc.action_horizon is {rtc.action_horizon}, but rtc.prev_action holds {previous.shape[1]} steps"
+            )
+        if not rtc.ramp_rate > 0:
+            raise ValueError(f"rtc.ramp_rate is {rtc.ramp_rate}, expected more than 0")
+        end = previous[:, rtc.action_horizon - rtc.overlap_steps : rtc.action_horizon].to(actions)
+        actions = torch.cat((end, actions[:, rtc.overlap_steps :]), dim=1)
+        strength = velocity_strength(horizon, rtc.overlap_steps, rtc.frozen_steps, rtc.ramp_rate)
+        return actions, strength[:, None].to(actions)

@@ -1,0 +1,243 @@
+"""`config.json` of a GR00T checkpoint: which generation it is, the sizes of its parts, and every other key kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What each generation writes into `model_type` and `architectures`.
+GENERATION_NAMES = {
+    "Gr00tN1d7": "n1d7",
+    "Gr00tN1d6": "n1d6",
+    "gr00t_n1_5": "n1d5",
+    "GR00T_N1_5": "n1d5",
+}
+
+# NVIDIA's config.json names its vision-language model but does not describe it. A checkpoint with another one (ours of
+# size tiny, the golden references) carries the description under one of these keys.
+BACKBONE_CONFIG_KEYS = ("backbone_config", "_tiny_backbone_config")
+
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+
+
+class ConfigError(ValueError):
+    """A config.json that cannot be used; the message names the key, what was found and what was expected."""
+
+
+def detect_generation(config: dict[str, Any]) -> str:
+    """`n1d5`, `n1d6` or `n1d7`, from `model_type` or `architectures`; ConfigError when neither names one."""
+    architectures = config.get("architectures")
+    names = [config.get("model_type"), *(architectures if isinstance(architectures, list) else [])]
+    for name in names:
+        if isinstance(name, str) and name in GENERATION_NAMES:
+            return GENERATION_NAMES[name]
+    raise ConfigError(
+        f"model_type is {config.get('model_type')!r} and architectures is {architectures!r}: neither names a GR00T "
+        f"generation (known: {', '.join(sorted(GENERATION_NAMES))})"
+    )
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ConfigError says where the text is broken or that it is no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); copy the file again") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def check_types(values: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> None:
+    """ConfigError for the first value not of the annotated type. An int passes as a float, a bool not as an int."""
+    for key, annotation in expected.items():
+        if key not in values:
+            continue
+        value = values[key]
+        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        options = typing.get_args(annotation) if union else (annotation,)
+        plain = tuple(typing.get_origin(option) or option for option in options)
+        accepted = (*plain, int) if float in plain else plain
+        if (isinstance(value, bool) and bool not in plain) or not isinstance(value, accepted):
+            names = " or ".join("null" if t is type(None) else t.__name__ for t in plain)
+            raise ConfigError(f"{prefix}{key} is {value!r}, expected {names}")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a stack of attention blocks (the DiT or the VL self-attention)."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    output_dim: int | None = None
+    dropout: float = 0.0
+    final_dropout: bool = False
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @classmethod
+    def from_dict(cls, key: str, values: dict[str, Any]) -> TransformerConfig:
+        """Reads what config.json holds under `key`; ConfigError for what is missing or of a kind not built here."""
+        known = {f.name: t for f, t in zip(dataclasses.fields(cls), typing.get_type_hints(cls).values(), strict=True)}
+        check_types(values, known, f"{key}.")
+        missing = [
+            name for name in ("num_layers", "num_attention_heads", "attention_head_dim") if values.get(name) is None
+        ]
+        if missing:
+            raise ConfigError(f"{key} lacks {', '.join(missing)}")
+        # Every released checkpoint has these values; another value is another network.
+        for name, fixed in {
+            "positional_embeddings": None,
+            "norm_type": "ada_norm",
+            "interleave_self_attention": True,
+        }.items():
+            if name in values and values[name] != fixed:
+                raise ConfigError(f"{key}.{name} is {values[name]!r}; only {fixed!r} is supported")
+        return cls(**{name: values[name] for name in known if name in values})
+
+
+@dataclass
+class ModelConfig:
+    """The keys of config.json that shape the network or its maths. Defaults are those of NVIDIA's code."""
+
+    model_type: str = "Gr00tN1d7"
+    architectures: list[str] = field(default_factory=lambda: ["Gr00tN1d7"])
+    model_name: str = "nvidia/Cosmos-Reason2-2B"
+    model_dtype: str = "bfloat16"
+    use_flash_attention: bool = True
+    backbone_embedding_dim: int = 2048
+    select_layer: int = 12
+    max_state_dim: int = 132
+    max_action_dim: int = 132
+    action_horizon: int = 40
+    state_history_length: int = 1
+    hidden_size: int = 1024
+    input_embedding_dim: int = 1536
+    add_pos_embed: bool = True
+    max_seq_len: int = 1024
+    use_vlln: bool = True
+    use_alternate_vl_dit: bool = True
+    attend_text_every_n_blocks: int = 2
+    diffusion_model_cfg: dict[str, Any] = field(default_factory=lambda: dict(CODE_DEFAULT_DIT))
+    vl_self_attention_cfg: dict[str, Any] | None = None
+    num_inference_timesteps: int = 4
+    noise_beta_alpha: float = 1.5
+    noise_beta_beta: float = 1.0
+    noise_s: float = 0.999
+    num_timestep_buckets: int = 1000
+    state_dropout_prob: float = 0.0
+    max_num_embodiments: int = 32
+    backbone_config: dict[str, Any] | None = None
+    """Sizes of the vision-language model, where the checkpoint carries them; None: known from `model_name`."""
+    backbone_config_key: str = BACKBONE_CONFIG_KEYS[0]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Every key this class does not know, as read; `to_dict` writes them back."""
+
+    @property
+    def generation(self) -> str:
+        return detect_generation({"model_type": self.model_type, "architectures": self.architectures})
+
+    @property
+    def dit(self) -> TransformerConfig:
+        return TransformerConfig.from_dict("diffusion_model_cfg", self.diffusion_model_cfg)
+
+    @property
+    def vl_self_attention(self) -> TransformerConfig | None:
+        if not self.vl_self_attention_cfg:
+            return None
+        return TransformerConfig.from_dict("vl_self_attention_cfg", self.vl_self_attention_cfg)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Reads config.json's object. Unknown keys go to `extra`. ConfigError names the key that is wrong."""
+        detect_generation(values)
+        hints = typing.get_type_hints(cls)
+        own = {"extra", "backbone_config", "backbone_config_key"}
+        known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in own}
+        check_types(values, known)
+        arguments = {name: values[name] for name in known if name in values}
+        extra = {name: value for name, value in values.items() if name not in known}
+        for key in BACKBONE_CONFIG_KEYS:
+            if key in extra:
+                arguments["backbone_config_key"] = key
+                arguments["backbone_config"] = extra.pop(key)
+                if not isinstance(arguments["backbone_config"], dict):
+                    raise ConfigError(f"{key} is {arguments['backbone_config']!r}, expected an object")
+                break
+        config = cls(**arguments, extra=extra)
+        config.check()
+        return config
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelConfig:
+        """Reads a config.json. ConfigError names the file; OSError when it cannot be opened."""
+        path = Path(path)
+        values = read_json_object(path)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: the known keys and, unchanged, the unknown ones."""
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in {"extra", "backbone_config", "backbone_config_key"}
+        }
+        if self.backbone_config is not None:
+            values[self.backbone_config_key] = self.backbone_config
+        return {**values, **self.extra}
+
+    def check(self) -> None:
+        """ConfigError when sizes do not fit together or a switch asks for something that is not built."""
+        dit, refine = self.dit, self.vl_self_attention
+        if self.model_dtype not in DTYPE_NAMES:
+            raise ConfigError(f"model_dtype is {self.model_dtype!r}, expected one of {', '.join(DTYPE_NAMES)}")
+        positive = (
+            *("select_layer", "max_state_dim", "max_action_dim", "action_horizon", "state_history_length"),
+            *("num_inference_timesteps", "num_timestep_buckets", "max_num_embodiments", "attend_text_every_n_blocks"),
+        )
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        pairs = [
+            ("diffusion_model_cfg heads x head_dim", dit.inner_dim, "input_embedding_dim", self.input_embedding_dim),
+            ("diffusion_model_cfg.output_dim", dit.output_dim, "hidden_size", self.hidden_size),
+        ]
+        if refine is not None:
+            pairs.append(
+                (
+                    *("vl_self_attention_cfg heads x head_dim", refine.inner_dim),
+                    *("backbone_embedding_dim", self.backbone_embedding_dim),
+                )
+            )
+        for left, a, right, b in pairs:
+            if a != b:
+                raise ConfigError(f"{left} is {a}, but {right} is {b}: they must be equal")
+        if self.add_pos_embed and self.action_horizon > self.max_seq_len:
+            raise ConfigError(f"action_horizon {self.action_horizon} is larger than max_seq_len {self.max_seq_len}")
+        # Found only in NVIDIA code newer than every released checkpoint; it changes the maths of every step.
+        if self.extra.get("strict_action_padding_mask"):
+            raise ConfigError("strict_action_padding_mask is true; only false is supported")
+
+
+CODE_DEFAULT_DIT: dict[str, Any] = {
+    "positional_embeddings": None,
+    "num_layers": 16,
+    "num_attention_heads": 32,
+    "attention_head_dim": 48,
+    "norm_type": "ada_norm",
+    "dropout": 0.2,
+    "final_dropout": True,
+    "output_dim": 1024,
+    "interleave_self_attention": True,
+}

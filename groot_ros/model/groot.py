@@ -1,0 +1,142 @@
+"""The whole GR00T network: a backbone and an action head, chosen by the checkpoint's generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from groot_ros.model.action_head import ActionHead, LossOutput, RtcOptions
+from groot_ros.model.backbone import Backbone
+from groot_ros.model.config import ConfigError, ModelConfig
+from groot_ros.model.cosmos import CosmosBackbone
+
+
+@dataclass(frozen=True)
+class GenerationParts:
+    """How one generation builds its backbone and its head from its config."""
+
+    backbone: Callable[[ModelConfig], Backbone]
+    action_head: Callable[[ModelConfig], ActionHead]
+
+
+GENERATIONS: dict[str, GenerationParts] = {
+    "n1d7": GenerationParts(CosmosBackbone, ActionHead),
+}
+
+INTEGER_INPUTS = ("input_ids", "attention_mask", "image_grid_thw", "embodiment_id")
+INFERENCE_INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "state", "embodiment_id")
+TRAINING_INPUTS = (*INFERENCE_INPUTS, "action", "action_mask")
+
+
+class GrootModel(nn.Module):
+    """Images, prompt, state and embodiment -> normalised actions.
+
+    Every method takes `inputs`, a dict of tensors on any device, moved to the model's:
+
+    | key | shape, dtype |
+    |---|---|
+    | input_ids | int64 [B,L] |
+    | attention_mask | [B,L], 1 on real tokens; padding on the left |
+    | pixel_values | float [patches, channels*2*p*p], all images in batch order |
+    | image_grid_thw | int64 [images,3] |
+    | state | float [B,history,S], normalised and padded |
+    | embodiment_id | int64 [B] |
+    | action, action_mask | float [B,H,A], for the loss only |
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.generation not in GENERATIONS:
+            raise ConfigError(
+                f"this is a checkpoint of generation {config.generation} (model_type {config.model_type}); supported: "
+                f"{', '.join(GENERATIONS)}"
+            )
+        parts = GENERATIONS[config.generation]
+        self.config = config
+        self.backbone = parts.backbone(config)
+        self.action_head = parts.action_head(config)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the action head, in which states and actions are computed."""
+        return next(self.action_head.parameters()).dtype
+
+    def tied_parameters(self) -> dict[str, str]:
+        """Names of state-dict entries that are another parameter, and that parameter's name. Files may lack them."""
+        return {f"backbone.{name}": f"backbone.{source}" for name, source in self.backbone.tied_parameters().items()}
+
+    def forward(self, inputs: dict[str, Tensor]) -> LossOutput:
+        """The training loss; what trainers call."""
+        return self.loss(inputs)
+
+    def loss(self, inputs: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None) -> LossOutput:
+        """Flow-matching loss on `inputs["action"]`.
+
+        Args:
+            inputs: see the class.
+            noise: float [B,H,A], drawn when None.
+            t: float [B] in [0,1), drawn when None.
+
+        Raises:
+            ValueError: an input is missing or of the wrong shape; the message names it.
+        """
+        inputs = self.prepare(inputs, TRAINING_INPUTS)
+        return self.action_head.loss(self.backbone(inputs), inputs, noise, t)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        inputs: dict[str, Tensor],
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        rtc: RtcOptions | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Actions, normalised and padded, float32 [B,H,A].
+
+        Args:
+            inputs: see the class.
+            noise: float [B,H,A], where the integration starts; drawn from `generator` when None.
+            num_steps: Euler steps; None: the config's `num_inference_timesteps`.
+            rtc: in-painting of the previous chunk.
+
+        Raises:
+            ValueError: an input is missing or of the wrong shape; the message names it.
+        """
+        inputs = self.prepare(inputs, INFERENCE_INPUTS)
+        actions = self.action_head.sample(
+            self.backbone(inputs), inputs, noise=noise, num_steps=num_steps, rtc=rtc, generator=generator
+        )
+        return actions.float()
+
+    def prepare(self, inputs: dict[str, Tensor], required: Sequence[str]) -> dict[str, Tensor]:
+        """The required inputs, checked against the config, on the model's device and in its dtype."""
+        missing = [key for key in required if key not in inputs]
+        if missing:
+            raise ValueError(f"the model's inputs lack {', '.join(missing)}; they hold {', '.join(sorted(inputs))}")
+        config = self.config
+        batch = inputs["input_ids"].shape[0]
+        shapes: dict[str, tuple[int, ...]] = {
+            "attention_mask": tuple(inputs["input_ids"].shape),
+            "state": (batch, config.state_history_length, config.max_state_dim),
+            "embodiment_id": (batch,),
+            "action": (batch, config.action_horizon, config.max_action_dim),
+            "action_mask": (batch, config.action_horizon, config.max_action_dim),
+        }
+        for key in required:
+            if key in shapes and tuple(inputs[key].shape) != shapes[key]:
+                raise ValueError(f"input {key} has shape {tuple(inputs[key].shape)}, expected {shapes[key]}")
+        ids = inputs["embodiment_id"]
+        if bool(((ids < 0) | (ids >= config.max_num_embodiments)).any()):
+            raise ValueError(f"input embodiment_id is {ids.tolist()}, expected 0..{config.max_num_embodiments - 1}")
+        device, dtype = self.device, self.dtype
+        return {
+            key: inputs[key].to(device) if key in INTEGER_INPUTS else inputs[key].to(device, dtype) for key in required
+        }
