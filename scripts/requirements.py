@@ -16,6 +16,8 @@ from pathlib import Path
 
 SETUP_CFG = Path(__file__).resolve().parents[1] / "setup.cfg"
 DISTROS = ("kilted", "jazzy")
+# Packages of Kilted that the other distribution has under another name.
+RENAMED = {"jazzy": {"ros-jazzy-ament-cmake-ros-core": "ros-jazzy-ament-cmake-ros"}}
 
 
 def chosen_distro() -> str:
@@ -53,7 +55,8 @@ def requirements(extras: Iterable[str], distro: str, with_base: bool = True, ros
                 for extra in nested.group(1).split(","):
                     add_extra(extra.strip())
             elif ros or not line.startswith("ros-"):
-                found[line.replace("ros-kilted-", f"ros-{distro}-")] = None
+                name = line.replace("ros-kilted-", f"ros-{distro}-")
+                found[RENAMED.get(distro, {}).get(name, name)] = None
 
     def add_extra(extra: str) -> None:
         if extra not in lists:
