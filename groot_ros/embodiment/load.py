@@ -157,7 +157,7 @@ def _annotation_at(loc: tuple[str | int, ...]) -> tuple[Any, str]:
         model = _model_in(here)
         if model is not None and part in model.model_fields:
             info = model.model_fields[str(part)]
-            here, description = info.annotation, info.description or ""
+            here, description = info.annotation, (info.description or "").rstrip(".")
         elif model is None or not isinstance(here, type):
             here = get_args(here)[-1] if get_args(here) else None
     return here, description

@@ -46,6 +46,19 @@ class Refusal:
     message: str
 
 
+class Rejected(Exception):
+    """Raised inside this package when a message or a tick is refused; ``Assembler`` returns its ``refusal``."""
+
+    def __init__(self, reason: Reason, source: str, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(reason, source, message)
+
+    @classmethod
+    def from_refusal(cls, refusal: Refusal) -> Rejected:
+        """Raise an earlier refusal again."""
+        return cls(refusal.reason, refusal.source, refusal.message)
+
+
 @dataclass(frozen=True)
 class Observation:
     """Everything the policy sees for one tick, in the model's keys and units.
