@@ -16,8 +16,6 @@ from pathlib import Path
 
 SETUP_CFG = Path(__file__).resolve().parents[1] / "setup.cfg"
 DISTROS = ("kilted", "jazzy")
-# Packages of Kilted that the other distribution has under another name.
-RENAMED = {"jazzy": {"ros-jazzy-ament-cmake-ros-core": "ros-jazzy-ament-cmake-ros"}}
 
 
 def chosen_distro() -> str:
@@ -40,7 +38,8 @@ def ros_is_sourced() -> bool:
 def requirements(extras: Iterable[str], distro: str, with_base: bool = True, ros: bool = True) -> list[str]:
     """Requirements of install_requires (if `with_base`) and of `extras`, in order, each once.
 
-    `groot_ros[a,b]` within an extra means those extras. `ros=False` leaves out the ros-* wheels. SystemExit names an
+    `groot_ros[a,b]` within an extra means those extras. An extra NAME brings NAME_DISTRO along, for what only that
+    distribution has. `ros=False` leaves out the ros-* wheels. SystemExit names an
     extra that setup.cfg does not have.
     """
     config = configparser.ConfigParser()
@@ -55,13 +54,13 @@ def requirements(extras: Iterable[str], distro: str, with_base: bool = True, ros
                 for extra in nested.group(1).split(","):
                     add_extra(extra.strip())
             elif ros or not line.startswith("ros-"):
-                name = line.replace("ros-kilted-", f"ros-{distro}-")
-                found[RENAMED.get(distro, {}).get(name, name)] = None
+                found[line.replace("ros-kilted-", f"ros-{distro}-")] = None
 
     def add_extra(extra: str) -> None:
         if extra not in lists:
             raise SystemExit(f"{SETUP_CFG}: no extra {extra!r}; there are {', '.join(lists)}")
         add(lists[extra])
+        add(lists.get(f"{extra}_{distro}", ""))
 
     if with_base:
         add(config["options"]["install_requires"])
