@@ -176,6 +176,7 @@ def write_weights(
         # Written beside and renamed: an interrupted save leaves no half file under the real name.
         partial = directory / f"{file}.partial"
         save_file({name: tensor(name) for name in names}, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors makes files that only their owner may read
         os.replace(partial, directory / file)
         if progress is not None:
             progress(file)
