@@ -30,7 +30,7 @@ class Bounds:
 
     def normalize(self, value: Floats, clip: bool) -> Floats:
         """[..., T, D] -> the same shape and dtype; limited to [-1, 1] if `clip`."""
-        flat = np.isclose(self.low, self.high)
+        flat = np.isclose(self.high, self.low)
         width = np.where(flat, 1.0, self.high - self.low)
         unit = ((value - self.low) / width).astype(value.dtype)
         result = np.where(flat, np.zeros_like(unit), 2 * unit - 1)

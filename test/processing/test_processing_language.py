@@ -1,0 +1,168 @@
+"""Prompts and token ids: against the reference, with and without Qwen's vocabulary, and refused instructions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from groot_ros.processing.errors import ProcessorError
+from groot_ros.processing.images import PatchLayout
+from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer, prompt_text
+
+PROJECT = Path(__file__).resolve().parents[2]
+ONE_TOKEN = (1, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def prompts(n1d7: Path) -> dict[str, Any]:
+    return json.loads((n1d7 / "prompt_tokens.json").read_text())
+
+
+def test_golden_formalize_and_prompt_text(prompts: dict[str, Any]) -> None:
+    for raw, expected in prompts["formalize"]:
+        assert formalize(raw) == expected
+    for case in prompts["prompts"]:
+        assert prompt_text(formalize(case["lang"]), case["n_images"]) == case["text"]
+
+
+def qwen_tokenizer_folder() -> Path:
+    named = os.environ.get("GROOT_QWEN_TOKENIZER")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data" / "qwen_tokenizer"
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        pytest.skip(
+            f"no Qwen vocabulary in {folder}: set GROOT_QWEN_TOKENIZER to a folder with vocab.json and merges.txt"
+        )
+    return folder
+
+
+def test_golden_token_ids_with_the_qwen_vocabulary(
+    n1d7: Path, prompts: dict[str, Any], e2e: dict[str, np.ndarray], e2e_info: dict[str, Any]
+) -> None:
+    encoder = PromptEncoder(load_tokenizer(qwen_tokenizer_folder()), 2, formalize_language=True)
+    vocabulary = encoder.tokenizer.get_vocab()
+    assert {token: vocabulary[token] for token in prompts["special_ids"]} == prompts["special_ids"]
+    for case in prompts["prompts"]:
+        ids = encoder.encode(case["lang"], (ONE_TOKEN,) * case["n_images"])
+        assert ids.tolist() == case["ids_unexpanded"], case["lang"]
+
+    # The batch lists its images over all samples, and texts already formalised.
+    batch = prompts["batch"]
+    images = load_file(n1d7 / "qwen_image_io.safetensors")
+    layout = PatchLayout(min_pixels=e2e_info["qwen_image_size"][0])
+    grids = [layout.patches(images[f"{name}.in"][None])[1] for name in batch["images"]]
+    assert [list(grid) for grid in grids] == batch["image_grid_thw"]
+    per_sample = len(grids) // len(batch["texts"])
+    for row, text in enumerate(batch["texts"]):
+        instruction = text.rsplit("<|vision_end|>", 1)[1].removesuffix("<|im_end|>\n")
+        own = tuple(grids[row * per_sample : (row + 1) * per_sample])
+        valid = np.array(batch["input_ids"][row])[np.array(batch["attention_mask"][row]) == 1]
+        np.testing.assert_array_equal(encoder.encode(instruction, own), valid)
+
+    e2e_grids = [tuple(int(n) for n in grid) for grid in e2e["out.image_grid_thw"]]
+    per_sample = len(e2e_grids) // len(e2e_info["langs"])
+    for row, instruction in enumerate(e2e_info["langs"]):
+        own = tuple(e2e_grids[row * per_sample : (row + 1) * per_sample])
+        valid = e2e["out.input_ids"][row][e2e["out.attention_mask"][row] == 1]
+        np.testing.assert_array_equal(encoder.encode(instruction, own), valid)
+    assert encoder.pad_token_id == prompts["special_ids"]["<|endoftext|>"]
+
+
+def test_placeholders_are_repeated_in_order(byte_tokenizer: Any) -> None:
+    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    ids = encoder.encode("go", ((1, 2, 4), (1, 4, 6)))
+    image = encoder.image_token_id
+    ends = np.flatnonzero(ids == byte_tokenizer.convert_tokens_to_ids("<|vision_end|>"))
+    starts = np.flatnonzero(ids == byte_tokenizer.convert_tokens_to_ids("<|vision_start|>"))
+    assert (ends - starts - 1).tolist() == [2, 6]
+    assert (ids == image).sum() == 8
+    assert byte_tokenizer.decode(ids[ends[-1] + 1 :]) == "go<|im_end|>\n"
+
+
+def test_a_caller_cannot_change_what_is_remembered(byte_tokenizer: Any) -> None:
+    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    first = encoder.encode("go", (ONE_TOKEN,))
+    kept = first.copy()
+    first[:] = 0
+    second = encoder.encode("go", (ONE_TOKEN,))
+    second[:] = 0
+    np.testing.assert_array_equal(encoder.encode("go", (ONE_TOKEN,)), kept)
+
+
+def test_what_is_remembered_is_bounded(byte_tokenizer: Any) -> None:
+    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    for number in range(200):
+        encoder.encode(f"pick {number}", (ONE_TOKEN,))
+    assert len(encoder._cache) == 64
+
+
+@pytest.mark.parametrize(
+    ("instruction", "part"),
+    [("", "''"), ("  \n", "found"), ("?!", "'?!'"), (None, "None"), (b"go", "b'go'"), (["go"], "['go']")],
+)
+def test_an_instruction_without_words_is_refused(byte_tokenizer: Any, instruction: Any, part: str) -> None:
+    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    with pytest.raises(ProcessorError, match="instruction: expected") as caught:
+        encoder.encode(instruction, (ONE_TOKEN,))
+    assert part in str(caught.value)
+
+
+def test_without_formalize_an_image_placeholder_in_the_text_is_refused(byte_tokenizer: Any) -> None:
+    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=False)
+    assert "Go!" in encoder.text("Go!", 1)
+    with pytest.raises(ProcessorError, match="2 image placeholders for 1 images"):
+        encoder.encode("see <|image_pad|>", (ONE_TOKEN,))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])))
+    with pytest.raises(ProcessorError, match=r"no <\|im_start\|>, .*Set `tokenizer`"):
+        PromptEncoder(plain, 2, formalize_language=True)
+
+
+def test_a_tokenizer_without_padding_is_refused(byte_tokenizer: Any) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    without = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
+    with pytest.raises(ProcessorError, match="padding token"):
+        PromptEncoder(without, 2, formalize_language=True)
+
+
+def test_tokenizers_load_from_folders(byte_tokenizer: Any, tmp_path: Path) -> None:
+    byte_tokenizer.save_pretrained(tmp_path)
+    text = prompt_text("pick up", 1)
+    expected = byte_tokenizer(text)["input_ids"]
+    assert load_tokenizer(tmp_path)(text)["input_ids"] == expected
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert load_tokenizer(str(tmp_path))(text)["input_ids"] == expected
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"version": "1.0"}'], ids=["no file", "not JSON", "not a tokenizer"])
+def test_a_folder_without_a_usable_tokenizer_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ProcessorError, match="Set the parameter `tokenizer`") as caught:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_an_unreachable_hub_id_says_which_parameter_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nsecond line")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", offline)
+    with pytest.raises(ProcessorError) as caught:
+        load_tokenizer("nvidia/Cosmos-Reason2-2B")
+    for part in ("nvidia/Cosmos-Reason2-2B", "We couldn't connect", "parameter `tokenizer`"):
+        assert part in str(caught.value)
+    assert "second line" not in str(caught.value)
