@@ -1,0 +1,243 @@
+"""The simulated arm: MuJoCo physics of ``arm.xml`` and its two cameras.
+
+``import mujoco`` reads ``MUJOCO_GL`` once, so it happens here inside ``load_mujoco`` and after the choice of ``gl.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.simulation import gl
+
+MODEL_FILE = Path(__file__).with_name("arm.xml")
+JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+CAMERAS = ("front", "wrist")
+CUBES = ("red_cube", "blue_cube")
+
+# Start pose (rad, order of JOINTS): folded back over the base, hand above the table; and how far a reset varies it.
+HOME_RAD = np.array([0.0, -0.9, 0.9, 1.0, 0.0, 0.5])
+HOME_SPREAD_RAD = np.array([0.30, 0.10, 0.10, 0.10, 0.30, 0.15])
+# Where cubes are put: a sector of the mat in reach, with a gap that the open gripper fits into.
+CUBE_RADIUS_M = (0.19, 0.29)
+CUBE_BEARING_RAD = 0.5
+CUBE_GAP_M = 0.085
+CUBE_HALF_M = 0.022
+
+NOISE_SIGMA = 0.8  # of 255; a real camera's frames of a still scene differ, and a frozen camera is told by that
+NOISE_MAX = 2
+
+
+@functools.cache
+def load_mujoco() -> Any:
+    """Import mujoco with a renderer that works on this machine.
+
+    Cached, because the probe in ``gl.py`` must not touch an EGL display that is in use.
+
+    Raises:
+        gl.NoRenderer: none does.
+        ModuleNotFoundError: mujoco is not installed; the message says how.
+    """
+    if "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = gl.choose()
+    try:
+        import mujoco
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the simulator needs mujoco: pip install 'mujoco>=3.3,<4'", name="mujoco") from error
+    return mujoco
+
+
+class SensorNoise:
+    """Adds seeded noise of about +-1 LSB to frames; costs two saturated additions of bytes."""
+
+    def __init__(self, shape: tuple[int, int, int], seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._shape = shape
+        self._size = math.prod(shape)
+        bank = np.rint(self._rng.normal(0.0, NOISE_SIGMA, 2 * self._size)).clip(-NOISE_MAX, NOISE_MAX)
+        self._up = np.maximum(bank, 0).astype(np.uint8)
+        self._down = np.maximum(-bank, 0).astype(np.uint8)
+
+    def apply(self, frame: NDArray[np.uint8]) -> None:
+        """Change ``frame`` (uint8, ``shape``) in place; each call takes another stretch of the bank."""
+        start = int(self._rng.integers(0, self._size))
+        stretch = slice(start, start + self._size)
+        cv2.add(frame, self._up[stretch].reshape(self._shape), dst=frame)
+        cv2.subtract(frame, self._down[stretch].reshape(self._shape), dst=frame)
+
+
+class ArmView:
+    """Renders states of an arm. Belongs to the thread that made it (an OpenGL context is bound there).
+
+    Raises:
+        gl.NoRenderer: an OpenGL context could not be made.
+    """
+
+    def __init__(self, model: Any, width: int, height: int, seed: int = 0) -> None:
+        self._mujoco = load_mujoco()
+        self._model = model
+        self._data = self._mujoco.MjData(model)
+        try:
+            self._renderer = self._mujoco.Renderer(model, height, width)
+        except Exception as error:  # PyOpenGL has its own error classes per platform
+            raise gl.NoRenderer(
+                f"cannot render the cameras: {error}; install `sudo apt-get install {gl.APT_PACKAGES}`"
+            ) from error
+        shape = (height, width, 3)
+        self._noise = {camera: SensorNoise(shape, seed * len(CAMERAS) + i) for i, camera in enumerate(CAMERAS)}
+
+    def render(self, qpos: NDArray[np.float64], camera: str) -> NDArray[np.uint8]:
+        """Return the RGB image uint8 [height, width, 3] of ``camera`` at state ``qpos``; the caller owns it."""
+        if not np.array_equal(qpos, self._data.qpos):
+            self._data.qpos[:] = qpos
+            self._mujoco.mj_kinematics(self._model, self._data)
+            self._mujoco.mj_comPos(self._model, self._data)
+            self._mujoco.mj_camlight(self._model, self._data)
+        self._renderer.update_scene(self._data, camera)
+        frame = np.ascontiguousarray(self._renderer.render())
+        self._noise[camera].apply(frame)
+        return frame
+
+    def close(self) -> None:
+        """Free the OpenGL context; without it mujoco prints an error when the interpreter ends."""
+        self._renderer.close()
+
+
+class SimArm:
+    """Physics of the arm, its table and two cubes. Same seed and same calls give the same numbers.
+
+    Args:
+        seed: of the start pose, the cubes' places and the cameras' noise.
+        width: of both cameras, px.
+        height: of both cameras, px.
+    """
+
+    joints = JOINTS
+    cameras = CAMERAS
+
+    def __init__(self, seed: int = 0, width: int = 224, height: int = 224) -> None:
+        self._mujoco = load_mujoco()
+        self.model = self._mujoco.MjModel.from_xml_path(str(MODEL_FILE))
+        self._data = self._mujoco.MjData(self.model)
+        self._width, self._height, self._seed = width, height, seed
+        self._view: ArmView | None = None
+        addresses = [self.model.joint(name) for name in JOINTS]
+        self._qpos = np.array([joint.qposadr[0] for joint in addresses])
+        self._qvel = np.array([joint.dofadr[0] for joint in addresses])
+        self._range = self.model.actuator_ctrlrange
+        self._steps = 0
+        self.reset(seed)
+
+    @property
+    def time_s(self) -> float:
+        """Physics time since the last reset."""
+        return self._steps * float(self.model.opt.timestep)
+
+    def reset(self, seed: int) -> None:
+        """Start anew at time 0: a start pose and places of the cubes drawn from ``seed``, everything at rest."""
+        rng = np.random.default_rng(seed)
+        self._mujoco.mj_resetData(self.model, self._data)
+        self._steps = 0
+        pose = HOME_RAD + rng.uniform(-HOME_SPREAD_RAD, HOME_SPREAD_RAD)
+        self._data.qpos[self._qpos] = pose
+        self._data.ctrl[:] = pose
+        for name, place in zip(CUBES, _place_cubes(rng), strict=True):
+            x, y, yaw = place
+            state = [x, y, CUBE_HALF_M, math.cos(0.5 * yaw), 0.0, 0.0, math.sin(0.5 * yaw)]
+            self._data.joint(name).qpos[:] = state
+        self._mujoco.mj_forward(self.model, self._data)
+
+    def step(self, to_time_s: float) -> None:
+        """Advance physics to ``to_time_s`` (rounded to the physics step of 2 ms), driving towards the targets.
+
+        Raises:
+            ValueError: that is more than half a step in the past.
+        """
+        steps = round(to_time_s / float(self.model.opt.timestep)) - self._steps
+        if steps < 0:
+            raise ValueError(f"cannot step back from {self.time_s:.3f} s to {to_time_s:.3f} s")
+        if steps:
+            self._mujoco.mj_step(self.model, self._data, nstep=steps)
+            self._steps += steps
+
+    def positions(self) -> dict[str, float]:
+        """Joint -> rad."""
+        return dict(zip(JOINTS, self._data.qpos[self._qpos].tolist(), strict=True))
+
+    def velocities(self) -> dict[str, float]:
+        """Joint -> rad/s."""
+        return dict(zip(JOINTS, self._data.qvel[self._qvel].tolist(), strict=True))
+
+    def efforts(self) -> dict[str, float]:
+        """Joint -> Nm of its servo."""
+        return dict(zip(JOINTS, self._data.actuator_force.tolist(), strict=True))
+
+    def set_targets(self, targets: Mapping[str, float]) -> list[str]:
+        """Command servos by joint name (rad); others keep their target. Returns the joints clamped to their range.
+
+        Raises:
+            KeyError: no such joint; names those there are.
+            ValueError: a target is not finite.
+        """
+        clamped = []
+        for name, value in targets.items():
+            if name not in JOINTS:
+                raise KeyError(f"no joint '{name}': the arm has {', '.join(JOINTS)}")
+            if not math.isfinite(value):
+                raise ValueError(f"joint '{name}': target {value} is not a finite number")
+            index = JOINTS.index(name)
+            low, high = self._range[index]
+            if not low <= value <= high:
+                clamped.append(name)
+            self._data.ctrl[index] = min(max(value, low), high)
+        return clamped
+
+    def cube_positions(self) -> dict[str, NDArray[np.float64]]:
+        """Cube -> centre [3] in metres, in the frame of the arm's base."""
+        return {name: self._data.joint(name).qpos[:3].copy() for name in CUBES}
+
+    def grasp_position(self) -> NDArray[np.float64]:
+        """The point between the fingertips [3], in metres."""
+        return np.array(self._data.site("grasp").xpos)
+
+    def snapshot(self) -> NDArray[np.float64]:
+        """A copy of the whole state for ``ArmView.render``."""
+        return np.array(self._data.qpos)
+
+    def make_view(self) -> ArmView:
+        """A renderer of this arm, to be made and used in the thread that renders."""
+        return ArmView(self.model, self._width, self._height, self._seed)
+
+    def render(self, camera: str) -> NDArray[np.uint8]:
+        """Return the present RGB image uint8 [height, width, 3] of ``front`` or ``wrist``."""
+        if camera not in CAMERAS:
+            raise KeyError(f"no camera '{camera}': the arm has {', '.join(CAMERAS)}")
+        if self._view is None:
+            self._view = self.make_view()
+        return self._view.render(self.snapshot(), camera)
+
+    def close(self) -> None:
+        """Free the renderer of ``render``."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
+
+
+def _place_cubes(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Places (x, y, yaw) [2, 3] in the sector, at least ``CUBE_GAP_M`` apart; about two draws are enough."""
+    while True:
+        radius = rng.uniform(*CUBE_RADIUS_M, len(CUBES))
+        bearing = rng.uniform(-CUBE_BEARING_RAD, CUBE_BEARING_RAD, len(CUBES))
+        yaw = rng.uniform(-math.pi / 4, math.pi / 4, len(CUBES))
+        places = np.stack([radius * np.cos(bearing), radius * np.sin(bearing), yaw], axis=1)
+        if np.hypot(*(places[0, :2] - places[1, :2])) >= CUBE_GAP_M:
+            return places
