@@ -1,0 +1,62 @@
+"""Which topics of a robot belong in a bag, under which names, and the message definitions to write and read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rosbags.typesys import Stores, get_typestore
+
+from groot_ros.embodiment.schema import Camera, Embodiment, StateStream
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+INSTRUCTION_TOPIC = "/groot_policy/instruction"
+INSTRUCTION = "instruction"
+COMMAND_PREFIX = "command:"
+
+
+class BagError(Exception):
+    """A bag cannot be written or read; the message names the path, the topic and what to do."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a bag.
+
+    Attributes:
+        name: topic name.
+        type: message type, ``package/msg/Name``.
+        source: stream name of the YAML, ``instruction``, or ``command:`` and the output's name.
+        required: a bag without it cannot be replayed.
+    """
+
+    name: str
+    type: str
+    source: str
+    required: bool = True
+
+
+def bag_topics(embodiment: Embodiment) -> dict[str, Topic]:
+    """Topic name -> topic: every camera and state stream, and, where a bag has them, instruction and commands."""
+    streams: dict[str, Camera | StateStream] = {**embodiment.cameras, **embodiment.state_streams}
+    topics = [Topic(absolute(stream.topic), stream.type, name) for name, stream in streams.items()]
+    topics.append(Topic(INSTRUCTION_TOPIC, "std_msgs/msg/String", INSTRUCTION, required=False))
+    topics += [
+        Topic(absolute(output.topic), output.type, f"{COMMAND_PREFIX}{name}", required=False)
+        for name, output in embodiment.outputs.items()
+    ]
+    return {topic.name: topic for topic in topics}
+
+
+def absolute(topic: str) -> str:
+    """The name that a bag has for a topic of the YAML, for nodes without a namespace."""
+    return topic if topic.startswith("/") else f"/{topic}"
+
+
+@cache
+def typestore() -> Typestore:
+    """Definitions of ROS 2's message packages, equal in Humble, Jazzy and Kilted for the types used here."""
+    return get_typestore(Stores.ROS2_JAZZY)
