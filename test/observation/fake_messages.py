@@ -136,7 +136,8 @@ def as_rosbags(message: SimpleNamespace, type_name: str) -> Any:
     fields = {**vars(message), "header": types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")}
     for name, dtype in (("data", np.uint8), ("position", np.float64), ("velocity", np.float64), ("effort", np.float64)):
         if name in fields:
-            fields[name] = np.array(fields[name], dtype=dtype)
+            values = fields[name]
+            fields[name] = np.array(list(values) if isinstance(values, bytes) else values, dtype=dtype)
     if "pose" in fields:
         position = types["geometry_msgs/msg/Point"](**vars(message.pose.position))
         orientation = types["geometry_msgs/msg/Quaternion"](**vars(message.pose.orientation))
