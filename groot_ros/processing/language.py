@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.processing.errors import ProcessorError, describe
+from groot_ros.processing.errors import ProcessorError, describe, read_json_object
 
 IMAGE_TOKEN = "<|image_pad|>"
 _IMAGE = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"
@@ -38,6 +38,18 @@ def has_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in TOKENIZER_MARKERS)
 
 
+def _is_plain(directory: Path) -> bool:
+    """True for a tokenizer.json that names no class of its own.
+
+    AutoTokenizer would look into config.json then, where transformers does not know GR00T's model type.
+    """
+    if not (directory / "tokenizer.json").is_file():
+        return False
+    settings = directory / "tokenizer_config.json"
+    named = read_json_object(settings).get("tokenizer_class") if settings.is_file() else None
+    return named in (None, "PreTrainedTokenizerFast")
+
+
 def load_tokenizer(source: str | Path) -> Any:
     """Loads a tokenizer with transformers.
 
@@ -58,11 +70,10 @@ def load_tokenizer(source: str | Path) -> Any:
         if not has_tokenizer(path):
             raise ProcessorError(f"tokenizer folder {path}", " or ".join(TOKENIZER_MARKERS), "neither file", fix)
         source = path
+    loader = PreTrainedTokenizerFast if path.is_dir() and _is_plain(path) else AutoTokenizer
     try:
-        if path.is_dir() and not (path / "tokenizer_config.json").is_file() and (path / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(source)
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        return loader.from_pretrained(source)
+    except Exception as error:  # the tokenizers library raises nothing more specific
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProcessorError(f"tokenizer '{source}'", "a tokenizer transformers can load", first_line, fix) from error
 

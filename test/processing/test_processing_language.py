@@ -145,7 +145,11 @@ def test_tokenizers_load_from_folders(byte_tokenizer: Any, tmp_path: Path) -> No
     assert load_tokenizer(str(tmp_path))(text)["input_ids"] == expected
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"version": "1.0"}'], ids=["no file", "not JSON", "not a tokenizer"])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", '{"version": "1.0"}', '{"version": "1.0", "added_tokens": [], "model": {}}'],
+    ids=["no file", "not JSON", "not a tokenizer", "no model"],
+)
 def test_a_folder_without_a_usable_tokenizer_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
