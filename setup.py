@@ -92,9 +92,11 @@ class BuildWithMessages(build_py):
                 # Without sourcing anything, share/ look-ups of this environment's processes work.
                 site.mkdir(parents=True)
                 (site / f"{NAME}_prefix.pth").write_text(PREFIX_PTH, encoding="utf-8")
+                packed = [*generated.glob("*.so"), *generated.glob("msg/**/*.py")]
             else:
                 package = Path(self.build_lib, NAME)
-            for path in filter(Path.is_file, [*generated.glob("*.so"), *generated.glob("msg/**/*.py")]):
+                packed = [path for path in generated.rglob("*") if path.suffix != ".c"]
+            for path in filter(Path.is_file, packed):
                 copy(path, package / path.relative_to(generated))
         data: dict[str, list[str]] = {}
         for path in sorted(filter(Path.is_file, kept.rglob("*"))):

@@ -8,20 +8,23 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
-# name: (default, type, description). Every argument is a parameter of the node, under the same name.
+# name: (default, type, description). Every one is a parameter of the node, under the same name. The node brings
+# itself up: with `autostart` it configures and activates, with `start_on_activate` it also starts to move the robot.
 PARAMETERS: dict[str, tuple[str, type, str]] = {
     "embodiment": ("sim_arm", str, "Robot: name of a file in config/embodiments, or path of such a YAML file"),
-    "checkpoint": ("", str, "Checkpoint: directory or hub id, such as nvidia/GR00T-N1.7-3B"),
+    "checkpoint": ("", str, "Checkpoint: a directory in NVIDIA's layout, or a hub id"),
+    "instruction": ("", str, "First instruction; empty: the embodiment's default, else what comes on ~/instruction"),
     "device": ("auto", str, "Where the model runs: auto, cpu, cuda or cuda:N"),
-    "dtype": ("auto", str, "Number format of the model: auto, float32 or bfloat16"),
+    "dtype": ("bfloat16", str, "Precision of the model: bfloat16 or float32"),
     "dry_run": ("false", bool, "true: infer and publish chunks, but send no command to the robot"),
-    "autostart": ("true", bool, "true: the node configures, activates and starts itself; false: a manager does"),
-    "use_sim_time": ("false", bool, "true: time comes from /clock, as with the simulator or a bag"),
+    "autostart": ("true", bool, "true: configure and activate by itself; false: a lifecycle manager does"),
+    "start_on_activate": ("false", bool, "true: move as soon as active; false: wait for the service ~/start"),
+    "use_sim_time": ("false", bool, "true: time comes from /clock, as with a simulator or a bag"),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The policy node `/groot_policy`, or `/NAMESPACE/groot_policy`."""
+    """The policy node /groot_policy, or /NAMESPACE/groot_policy."""
     arguments = [
         DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
