@@ -17,7 +17,8 @@ from groot_ros.processing.config import EMBODIMENT_FILE, ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe, listing
 from groot_ros.processing.images import PREPROCESSOR_FILE, EvalTransform, Frames, PatchLayout
 from groot_ros.processing.language import Grid, PromptEncoder, has_tokenizer, load_tokenizer
-from groot_ros.processing.modality import ActionRep, ModalityConfig, parse_modalities
+from groot_ros.processing.modality import ActionRep, ActionType, ModalityConfig, parse_modalities
+from groot_ros.processing.pose import from_homogeneous
 from groot_ros.processing.state_action import StateActionProcessor
 from groot_ros.processing.tags import resolve_tag
 
@@ -130,6 +131,21 @@ class Processor:
             ProcessorError: no such group.
         """
         return self._groups.state_limits(key)
+
+    def blank_state(self) -> dict[str, NDArray[np.float32]]:
+        """A state that can be encoded and decoded, for warming up: zeros, and no rotation where there is a pose.
+
+        Returns:
+            group -> float32 [T, D].
+        """
+        steps = len(self.modality["state"].delta_indices)
+        state = {key: np.zeros((steps, dim), dtype=np.float32) for key, dim in self.state_dims.items()}
+        action = self.modality["action"]
+        for key in action.modality_keys:
+            config = action.action_config(key)
+            if config.rep is ActionRep.RELATIVE and config.type is ActionType.EEF:
+                state[config.state_key or key][:] = from_homogeneous(np.eye(4), config.format)
+        return state
 
     def encode(
         self,

@@ -449,6 +449,17 @@ def test_decode_refuses_a_state_without_a_rotation(checkpoint: Path) -> None:
         processor.decode(np.zeros((1, 8, 16), np.float32), state)
 
 
+def test_a_blank_state_can_be_encoded_and_decoded(checkpoint: Path) -> None:
+    processor = Processor.from_checkpoint(checkpoint, TAG)
+    state = processor.blank_state()
+    assert state["eef_9d"].tolist() == [[0, 0, 0, 1, 0, 0, 0, 1, 0]]
+    assert (state["arm"] == 0).all()
+    sample = processor.encode(observation()["video"], state, "warm up")
+    assert np.isfinite(sample["state"]).all()
+    decoded = processor.decode(np.zeros((1, 8, 16), np.float32), {key: value[None] for key, value in state.items()})
+    assert set(decoded) == set(processor.action_dims)
+
+
 def test_decode_needs_only_the_reference_groups(checkpoint: Path) -> None:
     processor = Processor.from_checkpoint(checkpoint, TAG)
     state = {key: value[None] for key, value in observation()["state"].items() if key != "gripper"}
