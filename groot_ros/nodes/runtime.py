@@ -39,10 +39,10 @@ class _Interrupted(BaseException):
 _active_stop: Future | None = None
 
 
-def request_stop() -> None:
-    """End this process's ``run`` normally, from any thread (for example: the duration is over)."""
+def request_stop(exit_code: int = EXIT_OK) -> None:
+    """End this process's ``run`` in order and with ``exit_code``, from any thread (for example: time is over)."""
     if _active_stop is not None and not _active_stop.done():
-        _active_stop.set_result(None)
+        _active_stop.set_result(exit_code)
 
 
 def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threads: int = 1) -> int:
@@ -86,7 +86,7 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threa
             return EXIT_USAGE
         finally:
             _take_down(node, executor)
-    return EXIT_OK
+    return int(stop.result()) if stop.done() else EXIT_OK
 
 
 def _take_down(node: Node | None, executor: Executor | None) -> None:
@@ -140,7 +140,7 @@ def _signals(stop: Future, program: str) -> Iterator[Callable[[], AbstractContex
                 watchdog.start()
             signalled.set()
             if not stop.done():
-                stop.set_result(None)
+                stop.set_result(EXIT_OK)
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

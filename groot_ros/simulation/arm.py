@@ -78,22 +78,42 @@ class SensorNoise:
 class ArmView:
     """Renders states of an arm. Belongs to the thread that made it (an OpenGL context is bound there).
 
+    Args:
+        model: of a ``SimArm``.
+        sizes: camera -> width and height in px.
+        seed: of the sensor noise.
+
     Raises:
         gl.NoRenderer: an OpenGL context could not be made.
+        ValueError: a camera that the arm does not have, or one too large.
     """
 
-    def __init__(self, model: Any, width: int, height: int, seed: int = 0) -> None:
+    def __init__(self, model: Any, sizes: Mapping[str, tuple[int, int]], seed: int = 0) -> None:
         self._mujoco = load_mujoco()
         self._model = model
         self._data = self._mujoco.MjData(model)
+        self.cameras = tuple(sizes)
+        largest = (int(model.vis.global_.offwidth), int(model.vis.global_.offheight))
+        for camera, (width, height) in sizes.items():
+            if camera not in CAMERAS:
+                raise ValueError(f"no camera '{camera}': the arm has {', '.join(CAMERAS)}")
+            if width > largest[0] or height > largest[1]:
+                raise ValueError(f"camera '{camera}': {width} x {height} px, but at most {largest} can be rendered")
+        self._sizes = dict(sizes)
+        self._renderers: dict[tuple[int, int], Any] = {}
         try:
-            self._renderer = self._mujoco.Renderer(model, height, width)
+            for width, height in sizes.values():
+                if (width, height) not in self._renderers:
+                    self._renderers[width, height] = self._mujoco.Renderer(model, height, width)
         except Exception as error:  # PyOpenGL has its own error classes per platform
+            self.close()
             raise gl.NoRenderer(
                 f"cannot render the cameras: {error}; install `sudo apt-get install {gl.APT_PACKAGES}`"
             ) from error
-        shape = (height, width, 3)
-        self._noise = {camera: SensorNoise(shape, seed * len(CAMERAS) + i) for i, camera in enumerate(CAMERAS)}
+        self._noise = {
+            camera: SensorNoise((height, width, 3), seed * len(CAMERAS) + CAMERAS.index(camera))
+            for camera, (width, height) in sizes.items()
+        }
 
     def render(self, qpos: NDArray[np.float64], camera: str) -> NDArray[np.uint8]:
         """Return the RGB image uint8 [height, width, 3] of ``camera`` at state ``qpos``; the caller owns it."""
@@ -102,14 +122,17 @@ class ArmView:
             self._mujoco.mj_kinematics(self._model, self._data)
             self._mujoco.mj_comPos(self._model, self._data)
             self._mujoco.mj_camlight(self._model, self._data)
-        self._renderer.update_scene(self._data, camera)
-        frame = np.ascontiguousarray(self._renderer.render())
+        renderer = self._renderers[self._sizes[camera]]
+        renderer.update_scene(self._data, camera)
+        frame = np.ascontiguousarray(renderer.render())
         self._noise[camera].apply(frame)
         return frame
 
     def close(self) -> None:
-        """Free the OpenGL context; without it mujoco prints an error when the interpreter ends."""
-        self._renderer.close()
+        """Free the OpenGL contexts; without it mujoco prints an error when the interpreter ends."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
 
 
 class SimArm:
@@ -117,8 +140,8 @@ class SimArm:
 
     Args:
         seed: of the start pose, the cubes' places and the cameras' noise.
-        width: of both cameras, px.
-        height: of both cameras, px.
+        width: of both cameras of ``render``, px.
+        height: of both cameras of ``render``, px.
     """
 
     joints = JOINTS
@@ -128,7 +151,7 @@ class SimArm:
         self._mujoco = load_mujoco()
         self.model = self._mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data = self._mujoco.MjData(self.model)
-        self._width, self._height, self._seed = width, height, seed
+        self._size, self._seed = (width, height), seed
         self._view: ArmView | None = None
         addresses = [self.model.joint(name) for name in JOINTS]
         self._qpos = np.array([joint.qposadr[0] for joint in addresses])
@@ -213,16 +236,12 @@ class SimArm:
         """A copy of the whole state for ``ArmView.render``."""
         return np.array(self._data.qpos)
 
-    def make_view(self) -> ArmView:
-        """A renderer of this arm, to be made and used in the thread that renders."""
-        return ArmView(self.model, self._width, self._height, self._seed)
-
     def render(self, camera: str) -> NDArray[np.uint8]:
         """Return the present RGB image uint8 [height, width, 3] of ``front`` or ``wrist``."""
         if camera not in CAMERAS:
             raise KeyError(f"no camera '{camera}': the arm has {', '.join(CAMERAS)}")
         if self._view is None:
-            self._view = self.make_view()
+            self._view = ArmView(self.model, dict.fromkeys(CAMERAS, self._size), self._seed)
         return self._view.render(self.snapshot(), camera)
 
     def close(self) -> None:

@@ -1,0 +1,209 @@
+"""The running robot: physics on one thread, cameras on another, commands from any. No ROS; callbacks go out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.simulation.arm import ArmView, SimArm
+from groot_ros.simulation.schedule import Schedule
+from groot_ros.simulation.trajectory import Point, TrajectoryFollower
+
+MAX_STEP_NS = 200_000_000  # physics never advances by more at once, whatever the clock does
+
+
+@dataclass(frozen=True)
+class JointReading:
+    """What the encoders say at ``stamp_ns``: joint -> rad, rad/s, Nm."""
+
+    stamp_ns: int
+    position: Mapping[str, float]
+    velocity: Mapping[str, float]
+    effort: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where readings go. Called from the robot's threads: ``tick`` and ``joints`` from physics, ``frame`` from cameras.
+
+    Attributes:
+        tick: stamp of every event, before anything else of that instant.
+        joints: joint readings.
+        frame: stamp, camera, RGB uint8 [H, W, 3].
+        clamped: joints whose command was outside their range.
+    """
+
+    tick: Callable[[int], None]
+    joints: Callable[[JointReading], None]
+    frame: Callable[[int, str, NDArray[np.uint8]], None]
+    clamped: Callable[[Sequence[str]], None]
+
+
+@dataclass
+class Counters:
+    """Since the start: events and seconds of work. ``dropped`` frames are those that the renderer was too slow for."""
+
+    joints: int = 0
+    frames: int = 0
+    dropped: int = 0
+    render_s: float = 0.0
+
+
+class SimRobot:
+    """Runs a ``SimArm`` against a clock.
+
+    The stamp of a reading is its scheduled instant; physics stands at that instant when it is read.
+
+    Args:
+        arm: taken over.
+        make_view: makes the renderer; called in the camera thread, where the OpenGL context stays.
+        joint_rate_hz: rate of readings and of the controller.
+        camera_rate_hz: rate of frames.
+        now_ns: the robot's clock.
+        clock_rate: seconds of ``now_ns`` per second of waiting.
+        outlets: where readings go.
+    """
+
+    def __init__(
+        self,
+        arm: SimArm,
+        make_view: Callable[[], ArmView],
+        *,
+        joint_rate_hz: float,
+        camera_rate_hz: float,
+        now_ns: Callable[[], int],
+        clock_rate: float,
+        outlets: Outlets,
+    ) -> None:
+        self.counters = Counters()
+        self._arm = arm
+        self._make_view = make_view
+        self._now_ns = now_ns
+        self._clock_rate = clock_rate
+        self._outlets = outlets
+        self._rates_hz = (joint_rate_hz, camera_rate_hz)
+        self._period_ns = round(1e9 / joint_rate_hz)
+        self._lock = threading.Lock()
+        self._follower = TrajectoryFollower(arm.joints, list(arm.positions().values()))
+        self._last_ns: int | None = None
+        self._physics_ns = 0
+        self._stop = threading.Event()
+        self._frame_wanted = threading.Condition()
+        self._frame: tuple[int, NDArray[np.float64]] | None = None
+        self._view_ready: Future[None] = Future()
+        self._threads: list[threading.Thread] = []
+        self.failed: Callable[[Exception], None] = lambda error: None
+
+    def start(self) -> None:
+        """Make the renderer and start both threads.
+
+        Raises:
+            NoRenderer: this machine cannot render.
+        """
+        self._run("sim-cameras", self._cameras)
+        self._view_ready.result()
+        self._run("sim-physics", self._physics)
+
+    def close(self) -> None:
+        """Stop both threads and free the renderer; returns when they are done."""
+        self._stop.set()
+        with self._frame_wanted:
+            self._frame_wanted.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def command(self, joint_names: Sequence[str], points: Sequence[Point], stamp_ns: int) -> None:
+        """Take a trajectory over. Raises TrajectoryRefused; see ``TrajectoryFollower.receive``."""
+        with self._lock:
+            self._follower.receive(joint_names, points, stamp_ns, self._now_ns())
+
+    def reset(self, seed: int) -> None:
+        """New start pose and cubes, drawn from ``seed``; commands are forgotten, time goes on."""
+        with self._lock:
+            self._arm.reset(seed)
+            self._physics_ns = 0
+            self._follower.hold(list(self._arm.positions().values()))
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self.failed(error)
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _physics(self) -> None:
+        schedule = Schedule(*self._rates_hz, self._now_ns())
+        while not self._stop.is_set():
+            event = schedule.take(self._now_ns())
+            if event is None:
+                self._stop.wait(1e-9 * (schedule.upcoming_ns() - self._now_ns()) / self._clock_rate)
+                continue
+            self._outlets.tick(event.due_ns)
+            with self._lock:
+                clamped = self._advance(event.due_ns)
+                reading = self._read(event.due_ns) if event.joints else None
+                state = self._arm.snapshot() if event.frames else None
+            if reading is not None:
+                self.counters.joints += 1
+                self._outlets.joints(reading)
+            if state is not None:
+                self._ask_for_frame(event.due_ns, state)
+            if clamped:
+                self._outlets.clamped(clamped)
+
+    def _advance(self, due_ns: int) -> list[str]:
+        """Physics up to ``due_ns`` under the command for that instant; returns the joints that were clamped."""
+        passed_ns = self._period_ns if self._last_ns is None else due_ns - self._last_ns
+        if not 0 <= passed_ns <= MAX_STEP_NS:  # the clock jumped: what was commanded on the old time no longer holds
+            passed_ns = self._period_ns
+            self._follower.hold(list(self._arm.positions().values()))
+        self._last_ns = due_ns
+        target, _ = self._follower.sample(due_ns)
+        clamped = self._arm.set_targets(dict(zip(self._arm.joints, target.tolist(), strict=True)))
+        self._physics_ns += passed_ns
+        self._arm.step(1e-9 * self._physics_ns)
+        return clamped
+
+    def _read(self, stamp_ns: int) -> JointReading:
+        return JointReading(stamp_ns, self._arm.positions(), self._arm.velocities(), self._arm.efforts())
+
+    def _ask_for_frame(self, stamp_ns: int, state: NDArray[np.float64]) -> None:
+        with self._frame_wanted:
+            if self._frame is not None:
+                self.counters.dropped += 1
+            self._frame = (stamp_ns, state)
+            self._frame_wanted.notify()
+
+    def _cameras(self) -> None:
+        try:
+            view = self._make_view()
+        except Exception as error:
+            self._view_ready.set_exception(error)
+            return
+        self._view_ready.set_result(None)
+        try:
+            while True:
+                with self._frame_wanted:
+                    self._frame_wanted.wait_for(lambda: self._frame is not None or self._stop.is_set())
+                    if self._stop.is_set() or self._frame is None:
+                        return
+                    (stamp_ns, state), self._frame = self._frame, None
+                begin = time.perf_counter()
+                images = {camera: view.render(state, camera) for camera in view.cameras}
+                self.counters.render_s += time.perf_counter() - begin
+                self.counters.frames += 1
+                for camera, image in images.items():
+                    self._outlets.frame(stamp_ns, camera, image)
+        finally:
+            view.close()
