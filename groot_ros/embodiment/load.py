@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,18 +14,15 @@ from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.rules import Problem, RuleError, closest, find_problems, one_of
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.yaml_lines import YamlFile, read_yaml
+from groot_ros.share import share_directories
 
 _SUFFIXES = (".yaml", ".yml")
 
 
 def _folders() -> Iterator[Path]:
     """Where named embodiments are looked for: the source tree, then the installed shares."""
-    here = Path(__file__).resolve().parents[1]
-    yield here.parent / "config" / "embodiments"
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    # .../lib/python3.11/site-packages/groot_ros: the prefix is four folders up, the same with dist-packages.
-    for prefix in (*prefixes, *here.parents[2:6], Path(sys.prefix)):
-        yield prefix / "share" / "groot_ros" / "config" / "embodiments"
+    for share in share_directories():
+        yield share / "config" / "embodiments"
 
 
 def available_embodiments() -> dict[str, Path]:
@@ -107,9 +103,11 @@ def _syntax_error(path: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     context = getattr(error, "context", None)
-    line = f":{mark.line + 1}" if mark is not None else ""
+    line = mark.line + 1 if mark is not None else 1
+    if isinstance(error, yaml.reader.ReaderError):  # a character that YAML does not allow; it has a place but no line
+        line = path.read_text(encoding="utf-8").count("\n", 0, error.position) + 1
     detail = f"{problem} {context}" if context else problem
-    return f"{path}{line}: expected valid YAML, found: {detail}, correct this line or the one before it"
+    return f"{path}:{line}: expected valid YAML, found: {detail}, correct this line or the one before it"
 
 
 def _bad_key(path: tuple[str | int, ...], line: int, first_line: int | None) -> tuple[int, Problem]:

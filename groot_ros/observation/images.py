@@ -85,7 +85,7 @@ def decode(frame: Frame, name: str, camera: Camera) -> NDArray[np.uint8]:
         rows = frame.data.reshape(camera.height, frame.step)[:, : camera.width * channels]
         pixels = rows.reshape(camera.height, camera.width, channels)
         rgb = np.ascontiguousarray(pixels) if code is None else as_uint8(cv2.cvtColor(pixels, code))
-    view = rgb.view()
+    view = rgb[...]
     view.flags.writeable = False
     return view
 

@@ -319,6 +319,7 @@ CASES = {
         8,
         "expected valid YAML",
     ),
+    "control character": ("key: task", "key: \x01", 50, "expected valid YAML, found: unacceptable character"),
     "unclosed": ("joints: [c]", "joints: [c", 48, "expected valid YAML"),
 }
 
