@@ -203,6 +203,7 @@ class CosmosBackbone(Backbone):
         input_ids = inputs["input_ids"].to(device)
         attention_mask = inputs["attention_mask"].to(device) == 1
         grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
+        self._check_images(inputs["pixel_values"], grids)
         position_ids = positions.mrope_position_ids(
             input_ids, attention_mask, grids, image_token_id=self.image_token_id, merge=self.merge
         )
@@ -216,7 +217,6 @@ class CosmosBackbone(Backbone):
     def encode_images(self, pixel_values: Tensor, grids: Sequence[positions.Grid]) -> tuple[Tensor, list[Tensor]]:
         """Patches -> one embedding per merged block [blocks,D], and the same from each deepstack tap."""
         tower = self.visual
-        self._check_images(pixel_values, grids)
         weight, bias = tower.patch_embed.proj.weight, tower.patch_embed.proj.bias
         coordinates = positions.patch_coordinates(grids, self.merge, pixel_values.device)
         # The kernel covers the whole patch, so the convolution is one product per patch.

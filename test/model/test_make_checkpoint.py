@@ -1,0 +1,219 @@
+"""Random checkpoints: complete, reproducible, of moderate output; and their tokenizer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from groot_ros.model.checkpoint import load_model
+from groot_ros.model.make_checkpoint import default_processor_kwargs, make_checkpoint, random_tensor
+from groot_ros.model.tokenizer import SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
+
+PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>pick up the red cube<|im_end|>\n"
+
+
+def modality(steps=8, history=1):
+    def keys(indices, names):
+        return {"delta_indices": indices, "modality_keys": names}
+
+    return {
+        "video": keys([0], ["front", "wrist"]),
+        "state": keys(list(range(1 - history, 1)), ["arm"]),
+        "action": keys(list(range(steps)), ["arm"]),
+        "language": keys([0], ["task"]),
+    }
+
+
+def write(directory, seed=0, **changes):
+    arguments = {
+        "generation": "n1d7",
+        "size": "tiny",
+        "processor_kwargs": default_processor_kwargs({"new_embodiment": modality()}, "tiny"),
+        "statistics": {"new_embodiment": {}},
+        "seed": seed,
+    }
+    make_checkpoint(directory, **{**arguments, **changes})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("tiny"))
+
+
+def tiny_inputs(directory, batch=1):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer(PROMPT.replace("<|image_pad|>", "<|image_pad|>" * 9), return_tensors="pt")["input_ids"]
+    generator = torch.Generator().manual_seed(0)
+    config = load_model(directory).config
+    return {
+        "input_ids": ids.expand(batch, -1),
+        "attention_mask": torch.ones_like(ids).expand(batch, -1),
+        "pixel_values": torch.rand(batch * 36, 1536, generator=generator) * 2 - 1,
+        "image_grid_thw": torch.tensor([[1, 6, 6]] * batch),
+        "state": torch.rand(batch, 1, config.max_state_dim, generator=generator) * 2 - 1,
+        "embodiment_id": torch.full((batch,), 10),
+    }
+
+
+def test_directory_is_complete(tiny):
+    assert sorted(p.name for p in tiny.iterdir()) == [
+        "config.json",
+        "embodiment_id.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "statistics.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_config_ids_are_the_tokenizers(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    backbone = json.loads((tiny / "config.json").read_text())["backbone_config"]
+    for key, token in {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }.items():
+        assert backbone[key] == tokenizer.convert_tokens_to_ids(token)
+    assert max(tokenizer.get_vocab().values()) < backbone["text_config"]["vocab_size"]
+
+
+def test_config_follows_the_processor(tmp_path):
+    shares = []
+    kwargs = default_processor_kwargs({"new_embodiment": modality(history=2, steps=20)}, "tiny")
+    statistics = {"new_embodiment": {"state": {"arm": {"min": [0.5]}}}}
+    write(
+        tmp_path,
+        processor_kwargs=kwargs,
+        statistics=statistics,
+        embodiment_ids={"new_embodiment": 3},
+        progress=shares.append,
+    )
+    config = load_model(tmp_path).config
+    assert (config.state_history_length, config.action_horizon) == (2, 20)
+    assert (config.max_state_dim, config.max_action_dim) == (kwargs["max_state_dim"], kwargs["max_action_dim"])
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert json.loads((tmp_path / "statistics.json").read_text()) == statistics
+    assert json.loads((tmp_path / "processor_config.json").read_text())["processor_kwargs"] == kwargs
+    ids = json.loads((tmp_path / "embodiment_id.json").read_text())
+    assert (ids["new_embodiment"], ids["libero_sim"]) == (3, 2)
+
+
+def test_actions_are_finite_and_moderate(tiny):
+    model = load_model(tiny)
+    inputs = tiny_inputs(tiny)
+    for steps in (1, 4, 16):
+        actions = model.sample(inputs, num_steps=steps, generator=torch.Generator().manual_seed(1))
+        assert actions.isfinite().all()
+        assert actions.abs().max() < 10
+
+
+@pytest.mark.parametrize("key", ["pixel_values", "input_ids", "state", "embodiment_id"])
+def test_every_input_matters(tiny, key):
+    model = load_model(tiny)
+    inputs = tiny_inputs(tiny)
+    change = {
+        "pixel_values": lambda x: -x,
+        "input_ids": lambda x: torch.where(x < 400, (x + 7) % 400, x),
+        "state": lambda x: -x,
+        "embodiment_id": lambda x: x + 1,
+    }
+    noise = torch.zeros(1, model.config.action_horizon, model.config.max_action_dim)
+    before = model.sample(inputs, noise)
+    after = model.sample({**inputs, key: change[key](inputs[key])}, noise)
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_seed_decides_the_weights(tiny, tmp_path):
+    expected = load_file(tiny / "model.safetensors")
+    same = load_file(write(tmp_path / "same") / "model.safetensors")
+    other = load_file(write(tmp_path / "other", seed=1) / "model.safetensors")
+    assert all(torch.equal(expected[name], same[name]) for name in expected)
+    assert not any(torch.equal(expected[name], other[name]) for name in expected)
+
+
+def test_random_tensor_does_not_depend_on_the_shape_of_others():
+    first = random_tensor("a.weight", (4, 3), seed=0)
+    assert torch.equal(first, random_tensor("a.weight", (4, 3), seed=0))
+    assert not torch.equal(first, random_tensor("b.weight", (4, 3), seed=0))
+
+
+def test_full_processor_has_the_released_values():
+    kwargs = default_processor_kwargs({"new_embodiment": modality()}, "full")
+    released = {
+        "shortest_image_edge": 256,
+        "crop_fraction": 0.95,
+        "image_crop_size": [230, 230],
+        "image_target_size": [256, 256],
+        "max_state_dim": 132,
+        "max_action_dim": 132,
+        "max_action_horizon": 40,
+        "use_percentiles": True,
+        "model_name": "nvidia/Cosmos-Reason2-2B",
+    }
+    assert {key: kwargs[key] for key in released} == released
+
+
+BAD_ARGUMENTS = {
+    "generation": ({"generation": "n1d4"}, "generation is 'n1d4'"),
+    "size": ({"size": "medium"}, "size is 'medium'"),
+    "histories": (
+        {
+            "processor_kwargs": default_processor_kwargs(
+                {
+                    "a": modality(),
+                    "b": modality(history=2),
+                },
+                "tiny",
+            )
+        },
+        "state delta_indices differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused_before_writing(tmp_path, case):
+    changes, message = BAD_ARGUMENTS[case]
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_chunk_longer_than_the_full_network_is_refused():
+    with pytest.raises(ValueError, match="long_robot has 50"):
+        default_processor_kwargs({"long_robot": modality(steps=50)}, "full")
+
+
+@pytest.mark.parametrize("first", [496, 151643])
+def test_tokenizer_round_trip_and_special_ids(tmp_path, first):
+    write_tokenizer(tmp_path, first)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(first, first + len(SPECIAL_TOKENS)))
+    assert tokenizer.pad_token_id == first and tokenizer.padding_side == "left"
+    for text in (PROMPT, "把红色方块放到碗里", "café №5: 50% done\t  ", "a🙂b"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+    ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+    special = [i - first for i in ids if i >= first]
+    assert [SPECIAL_TOKENS[i] for i in special] == [
+        *("<|im_start|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|im_end|>"),
+    ]
+
+
+def test_special_ids_are_qwens():
+    ids = special_ids(151643)
+    assert (ids["<|endoftext|>"], ids["<|im_end|>"], ids["<|image_pad|>"]) == (151643, 151645, 151655)
+
+
+def test_tokenizer_refuses_colliding_ids():
+    with pytest.raises(ValueError, match="100"):
+        build_tokenizer(100)
