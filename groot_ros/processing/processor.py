@@ -141,7 +141,7 @@ class Processor:
         steps = len(self.modality["state"].delta_indices)
         state = {key: np.zeros((steps, dim), dtype=np.float32) for key, dim in self.state_dims.items()}
         action = self.modality["action"]
-        for key in action.modality_keys:
+        for key in action.modality_keys if self._groups.use_relative_action else ():
             config = action.action_config(key)
             if config.rep is ActionRep.RELATIVE and config.type is ActionType.EEF:
                 state[config.state_key or key][:] = from_homogeneous(np.eye(4), config.format)
