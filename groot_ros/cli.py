@@ -155,7 +155,7 @@ def policy(
         "use_sim_time": sim_time,
         "autostart": True,
     }
-    sys.exit(policy_main(_ros_arguments("groot-ros policy", parameters)))
+    policy_main(_ros_arguments("groot-ros policy", parameters))
 
 
 @app.command()

@@ -243,6 +243,11 @@ class Embodiment(Strict):
         return self._source
 
     @property
+    def streams(self) -> dict[str, Camera | StateStream]:
+        """All topics that the robot publishes, by stream name: cameras, then state streams."""
+        return {**self.cameras, **self.state_streams}
+
+    @property
     def dt_s(self) -> float:
         """Length of one model step in seconds."""
         return 1.0 / self.step_hz

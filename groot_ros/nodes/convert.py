@@ -131,7 +131,7 @@ def status_message(
         refusal_reasons=list(snapshot.refusals),
         refusal_counts=list(snapshot.refusals.values()),
         stream_names=list(ages_s),
-        stream_age_s=list(ages_s.values()),
+        stream_age_s=[age_s if math.isfinite(age_s) else math.nan for age_s in ages_s.values()],
         stream_rate_hz=[rates_hz[name] for name in ages_s],
         model_p50_s=snapshot.model_s[0],
         model_p95_s=snapshot.model_s[1],
@@ -168,7 +168,7 @@ def diagnostics_message(status: PolicyStatus, max_ages_s: Mapping[str, float], n
         )
     ]
     for name, age_s, rate_hz in zip(status.stream_names, status.stream_age_s, status.stream_rate_hz, strict=True):
-        alive = not math.isnan(age_s) and age_s <= max_ages_s[name]
+        alive = age_s <= max_ages_s[name]  # false for NaN: never received
         entries.append(
             _entry(
                 DiagnosticStatus.OK if alive else DiagnosticStatus.WARN,

@@ -18,10 +18,10 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.schema import Camera, Embodiment
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
-from groot_ros.observation.images import decode_image
+from groot_ros.observation.images import decode, read_frame
 
 POLICY = "/groot_policy"
 
@@ -77,7 +77,7 @@ class Observer:
         if frame_every_s is not None:
             for name, camera in embodiment.cameras.items():
                 qos = convert.stream_qos("sensor_data", camera.rate_hz, 0.2)
-                subscribe(convert.message_class(camera.type), camera.topic, self._on_frame(name), qos)
+                subscribe(convert.message_class(camera.type), camera.topic, self._on_frame(name, camera), qos)
         self._instruction = self.node.create_publisher(String, f"{POLICY}/instruction", convert.RELIABLE_QOS)
         self._thread = threading.Thread(target=self._executor.spin, name="observer", daemon=True)
 
@@ -145,12 +145,12 @@ class Observer:
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         self.joints.append(JointSample(stamp_ns, dict(zip(message.name, message.position, strict=True))))
 
-    def _on_frame(self, camera: str) -> Callable[[Any], None]:
-        kept = self.frames[camera]
+    def _on_frame(self, name: str, camera: Camera) -> Callable[[Any], None]:
+        kept = self.frames[name]
 
         def receive(message: Any) -> None:
             stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
             if not kept or stamp_ns - kept[-1].stamp_ns >= self._frame_every_ns:
-                kept.append(Frame(stamp_ns, decode_image(message)))
+                kept.append(Frame(stamp_ns, decode(read_frame(message, name, camera), name, camera)))
 
         return receive

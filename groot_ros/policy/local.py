@@ -52,7 +52,7 @@ class LocalPolicy:
         from groot_ros.processing.processor import Processor
 
         self._embodiment = embodiment
-        self._device, self._dtype = _torch_device(device), _torch_dtype(dtype)
+        self.device, self.dtype = _torch_device(device), _torch_dtype(dtype)
         self._num_steps = num_steps
         self.processor = Processor.from_checkpoint(checkpoint, embodiment.embodiment_tag, tokenizer=tokenizer)
         check_against_checkpoint(
@@ -62,7 +62,7 @@ class LocalPolicy:
             self.processor.action_dims,
             str(checkpoint),
         )
-        self.model = load_model(checkpoint, dtype=self._dtype, device=self._device).eval()
+        self.model = load_model(checkpoint, dtype=self.dtype, device=self.device).eval()
 
     def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
         """Return the chunk for ``observation``; the same seed, observation and device give the same numbers."""
@@ -71,13 +71,13 @@ class LocalPolicy:
         seed = secrets.randbits(31) if seed is None else seed
         begin = time.perf_counter()
         sample = self.processor.encode(observation.video, observation.state, observation.instruction)
-        inputs = {name: tensor.to(self._device) for name, tensor in self.processor.collate([sample]).items()}
+        inputs = {name: tensor.to(self.device) for name, tensor in self.processor.collate([sample]).items()}
         encoded = time.perf_counter()
         with torch.inference_mode():
             generator = torch.Generator("cpu").manual_seed(seed)
             config = self.model.config
             noise = torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
-            normalized = self.model.sample(inputs, noise=noise.to(self._device, self._dtype), num_steps=self._num_steps)
+            normalized = self.model.sample(inputs, noise=noise.to(self.device, self.dtype), num_steps=self._num_steps)
             normalized = normalized.float().cpu()
         sampled = time.perf_counter()
         state = {key: value[None] for key, value in observation.state.items()}
@@ -97,7 +97,7 @@ class LocalPolicy:
 
     def warm_up(self, runs: int = WARM_UP_RUNS) -> float:
         """Run on an invented observation, whose chunk is thrown away; return the seconds of the last run."""
-        observation = _blank_observation(self._embodiment, self.processor.state_dims)
+        observation = self._blank_observation()
         seconds = 0.0
         for _ in range(runs):
             begin = time.perf_counter()
@@ -105,25 +105,14 @@ class LocalPolicy:
             seconds = time.perf_counter() - begin
         return seconds
 
-
-def _blank_observation(embodiment: Embodiment, state_dims: dict[str, int]) -> Observation:
-    """Right shapes, no content; only for warming up, never for a command."""
-    deltas = embodiment.delta_indices
-    video = {
-        key: np.full(
-            (
-                len(deltas.video),
-                embodiment.cameras[spec.camera].height,
-                embodiment.cameras[spec.camera].width,
-                3,
-            ),
-            127,
-            dtype=np.uint8,
-        )
-        for key, spec in embodiment.video.items()
-    }
-    state = {key: np.zeros((len(deltas.state), state_dims[key]), dtype=np.float32) for key in embodiment.state}
-    return Observation(0, video, state, embodiment.language.default or "warm up", {}, {})
+    def _blank_observation(self) -> Observation:
+        """Right shapes, no content; only for warming up, never for a command."""
+        steps = len(self._embodiment.delta_indices.video)
+        video = {}
+        for key, spec in self._embodiment.video.items():
+            camera = self._embodiment.cameras[spec.camera]
+            video[key] = np.full((steps, camera.height, camera.width, 3), 127, dtype=np.uint8)
+        return Observation(0, video, self.processor.blank_state(), "warm up", {}, {})
 
 
 def _torch_device(name: str) -> torch.device:

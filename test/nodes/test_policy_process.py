@@ -1,0 +1,77 @@
+"""The life of the policy node's process: signals end it cleanly, a bad start is said once and leaves it up."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from robot_double import RobotDouble
+
+from groot_ros.embodiment.load import load_embodiment
+from groot_ros.msg import PolicyStatus
+from groot_ros.nodes.observer import Observer
+from groot_ros.processes import Processes, node_command, ros_environment
+
+WAIT_S = 30.0
+INSTRUCTION = "pick up the red cube"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_while_running_brakes_and_ends_cleanly(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    embodiment = load_embodiment(robot_yaml)
+    parameters = {
+        "embodiment": robot_yaml,
+        "checkpoint": checkpoint,
+        "dtype": "float32",
+        "instruction": INSTRUCTION,
+        "autostart": True,
+        "start_on_activate": True,
+    }
+    with (
+        Processes(tmp_path, ros_environment()) as processes,
+        RobotDouble(embodiment),
+        Observer(embodiment) as observer,
+    ):
+        process = processes.start("policy", node_command("policy", parameters))
+        assert observer.wait_for(lambda: len(observer.commands) > 1, WAIT_S, processes.check)
+        process.send_signal(number)
+        process.send_signal(number)
+        assert process.wait(2.0) == 0
+        log = processes.log("policy").read_text()
+        assert "Traceback" not in log, log
+        assert observer.wait_for(lambda: not any(observer.commands[-1].points[-1].velocities), 5.0)
+
+
+BAD_STARTS = {
+    "unknown embodiment": ({"embodiment": "sim_arn"}, ["sim_arn", "sim_arm"]),
+    "no checkpoint": ({"checkpoint": "''"}, ["checkpoint", "make-checkpoint"]),
+    "checkpoint is not there": ({"checkpoint": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+    "checkpoint of another robot": ({"embodiment": "other"}, ["other.yaml", "claw", "gripper"]),
+    "bad dtype": ({"dtype": "float8"}, ["dtype", "float32"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STARTS)
+def test_a_bad_start_is_said_once_and_the_node_stays_up(
+    case: str, robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    changes, words = BAD_STARTS[case]
+    if changes.get("embodiment") == "other":
+        other = tmp_path / "other.yaml"
+        other.write_text(robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n"))
+        changes = {"embodiment": other}
+    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "dtype": "float32", "autostart": True, **changes}
+    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+        processes.start("policy", node_command("policy", parameters))
+        assert observer.wait_for(lambda: any(s.reason for s in observer.statuses), WAIT_S, processes.check)
+        status = observer.statuses[-1]
+        assert status.state == PolicyStatus.UNCONFIGURED
+        assert all(word in status.message for word in words), status.message
+        assert observer.call("start")[0] is False
+        assert processes.end() == {"policy": 0}
+        log = processes.log("policy").read_text()
+        assert "Traceback" not in log
+        assert log.count("not configured:") == 1
