@@ -18,7 +18,7 @@ INSTRUCTION = "instruction"
 COMMAND_PREFIX = "command:"
 
 
-class BagError(Exception):
+class BagError(RuntimeError):
     """A bag cannot be written or read; the message names the path, the topic and what to do."""
 
 

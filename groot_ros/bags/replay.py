@@ -1,0 +1,268 @@
+"""A bag through the same assembler and the same policy as live topics: chunks, and a report about them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.bags.read import Bag, BagMessage
+from groot_ros.bags.report import JointError, ReplayedChunk, ReplayReport, StreamReport, joint_errors, spread
+from groot_ros.bags.topics import COMMAND_PREFIX, INSTRUCTION, BagError
+from groot_ros.control.plan import plan_chunk
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.observation.assembler import Assembler
+from groot_ros.observation.types import Refusal
+from groot_ros.policy.base import Policy
+from groot_ros.simulation.trajectory import Point, TrajectoryFollower, TrajectoryRefused
+
+# A bag whose log times and header stamps are this far apart was recorded on two clocks: no tick could be assembled.
+MAX_CLOCK_DIFFERENCE_NS = 60_000_000_000
+
+
+def replay(
+    path: str | Path,
+    embodiment: Embodiment,
+    policy: Policy,
+    *,
+    instruction: str | None = None,
+    every_s: float | None = None,
+    seed: int | None = 0,
+    progress: Callable[[float, float], None] | None = None,
+) -> ReplayReport:
+    """Replay ``path``.
+
+    A tick at time t sees exactly the messages with log time <= t, as a node did that received them then.
+
+    Args:
+        path: rosbag2 folder or file.
+        embodiment: the robot.
+        policy: called for every tick that gets an observation.
+        instruction: for all ticks; None takes the bag's instruction topic, before its first message the YAML's default.
+        every_s: time between ticks; None: half a chunk, as the policy node does.
+        seed: of every chunk's noise; None draws a fresh one per chunk.
+        progress: called with seconds done and seconds in all.
+
+    Raises:
+        BagError: see ``Bag``; or stamps and log times are of different clocks.
+        ValueError: ``every_s`` is not positive, or the policy's chunk is not of this robot.
+    """
+    period_s = max(1, embodiment.horizon // 2) * embodiment.dt_s if every_s is None else every_s
+    if not period_s > 0:
+        raise ValueError(f"every_s: expected a positive time, found {period_s}")
+    with Bag(path, embodiment) as bag:
+        run = _Run(bag, embodiment, policy, instruction, round(period_s * 1e9), seed)
+        for message in bag.messages():
+            run.take(message)
+            if progress is not None:
+                progress(1e-9 * (message.log_ns - bag.start_ns), bag.duration_s)
+        return run.report()
+
+
+class _Run:
+    """State of one replay."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        embodiment: Embodiment,
+        policy: Policy,
+        instruction: str | None,
+        period_ns: int,
+        seed: int | None,
+    ) -> None:
+        self._bag, self._embodiment, self._policy = bag, embodiment, policy
+        self._given = instruction
+        self._instruction = embodiment.language.default or "" if instruction is None else instruction
+        self._period_ns, self._seed = period_ns, seed
+        self._assembler = Assembler(embodiment)
+        self._next_tick_ns = bag.start_ns + period_ns
+        self._ticks = 0
+        self._refused: Counter[str] = Counter()
+        self._refusal_messages: dict[str, str] = {}
+        self._chunks: list[ReplayedChunk] = []
+        self._instructions: list[tuple[int, str]] = []
+        self._stamps_ns: dict[str, list[tuple[int, int]]] = {name: [] for name in self._assembler.streams}
+        self._rejected: dict[str, Counter[str]] = {name: Counter() for name in self._assembler.streams}
+        self._commands = _Commands(embodiment)
+        self._states = _States(embodiment)
+
+    def take(self, item: BagMessage) -> None:
+        while self._next_tick_ns < item.log_ns:
+            self._tick(self._next_tick_ns)
+            self._next_tick_ns += self._period_ns
+        if item.source == INSTRUCTION:
+            if self._given is None:
+                self._instruction = str(item.message.data)
+        elif item.source.startswith(COMMAND_PREFIX):
+            self._commands.take(item)
+        else:
+            self._take_sample(item)
+
+    def _take_sample(self, item: BagMessage) -> None:
+        stamp_ns = _nanoseconds(item.message.header.stamp)
+        if abs(item.log_ns - stamp_ns) > MAX_CLOCK_DIFFERENCE_NS:
+            raise BagError(
+                f"{self._bag.path}: {item.topic} has header stamp {stamp_ns} ns but was recorded at {item.log_ns} ns: "
+                "two clocks; record simulated time with `ros2 bag record --use-sim-time`"
+            )
+        self._stamps_ns[item.source].append((stamp_ns, item.log_ns))
+        refusal = self._assembler.add(item.source, item.message, item.log_ns)
+        if refusal is not None:
+            self._rejected[item.source][refusal.reason.value] += 1
+        elif item.source in self._embodiment.state_streams:
+            self._states.take(stamp_ns, item.message)
+
+    def _tick(self, tick_ns: int) -> None:
+        self._ticks += 1
+        observation = self._assembler.assemble(tick_ns, self._instruction)
+        if isinstance(observation, Refusal):
+            self._refused[observation.reason.value] += 1
+            self._refusal_messages.setdefault(observation.reason.value, observation.message)
+            return
+        if not self._instructions or self._instructions[-1][1] != observation.instruction:
+            self._instructions.append((tick_ns, observation.instruction))
+        begin = time.perf_counter()
+        chunk = self._policy.act(observation, seed=self._seed)
+        latency_s = time.perf_counter() - begin
+        self._chunks.append(ReplayedChunk(tick_ns, latency_s, dict(observation.ages_s), chunk))
+        plan = plan_chunk(self._embodiment, chunk)
+        # Points after the next tick's would have been replaced: every instant is judged once.
+        executed = plan.due_ns <= chunk.stamp_ns + self._period_ns
+        self._commands.expect(plan.due_ns[executed], plan.positions[executed])
+        self._states.expect(plan.due_ns[executed], plan.positions[executed])
+
+    def report(self) -> ReplayReport:
+        streams = {name: self._stream_report(name) for name in self._assembler.streams}
+        stages = {stage for item in self._chunks for stage in item.chunk.timings_s}
+        return ReplayReport(
+            bag=str(self._bag.path),
+            embodiment=self._embodiment.name,
+            duration_s=self._bag.duration_s,
+            every_s=1e-9 * self._period_ns,
+            ticks=self._ticks,
+            refused=dict(self._refused),
+            refusal_messages=self._refusal_messages,
+            streams=streams,
+            chunks=self._chunks,
+            latency_s=spread([item.latency_s for item in self._chunks]),
+            stages_s={
+                stage: spread([item.chunk.timings_s[stage] for item in self._chunks if stage in item.chunk.timings_s])
+                for stage in sorted(stages)
+            },
+            instructions=self._instructions,
+            command_errors=self._commands.errors(self._bag.start_ns + round(1e9 * self._bag.duration_s)),
+            state_errors=self._states.errors(),
+            commands=(self._commands.count, self._commands.refused),
+        )
+
+    def _stream_report(self, name: str) -> StreamReport:
+        times = np.array(self._stamps_ns[name], dtype=np.int64).reshape(-1, 2)
+        stamps, logs = times[:, 0], times[:, 1]
+        span_s = 1e-9 * float(stamps.max() - stamps.min()) if len(stamps) > 1 else 0.0
+        return StreamReport(
+            topic=self._bag.sources()[name].name,
+            messages=len(times),
+            rejected=dict(self._rejected[name]),
+            rate_hz=(len(times) - 1) / span_s if span_s > 0 else None,
+            age_s=spread([item.ages_s[name] for item in self._chunks if name in item.ages_s]),
+            delay_s=spread(1e-9 * (logs - stamps)),
+        )
+
+
+class _Commands:
+    """The recorded commands, followed as a trajectory controller does, against what the chunks say."""
+
+    def __init__(self, embodiment: Embodiment) -> None:
+        self._joints = embodiment.action_joints
+        self._outputs = {
+            f"{COMMAND_PREFIX}{name}": [joint for key in output.keys for joint in embodiment.action[key].joints]
+            for name, output in embodiment.outputs.items()
+        }
+        self._followers: dict[str, TrajectoryFollower] = {}
+        self._expected: list[tuple[int, NDArray[np.float64]]] = []
+        self._differences: list[NDArray[np.float64]] = []
+        self.count = 0
+        self.refused = 0
+
+    def expect(self, due_ns: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
+        """Points (times [N], positions [N, J]) to compare as soon as all commands up to then are known."""
+        self._expected += [(int(due), row) for due, row in zip(due_ns, positions, strict=True)]
+
+    def take(self, item: BagMessage) -> None:
+        self._settle(item.log_ns)
+        self.count += 1
+        joints = self._outputs[item.source]
+        message = item.message
+        points = [
+            Point(_nanoseconds(point.time_from_start), point.positions.tolist(), point.velocities.tolist())
+            for point in message.points
+        ]
+        follower = self._followers.get(item.source) or TrajectoryFollower(joints, np.full(len(joints), np.nan).tolist())
+        try:
+            follower.receive(list(message.joint_names), points, _nanoseconds(message.header.stamp), item.log_ns)
+        except TrajectoryRefused:
+            self.refused += 1
+            return
+        self._followers[item.source] = follower
+
+    def errors(self, end_ns: int) -> list[JointError]:
+        """Points due after the end of the bag are left out: what was commanded then is not known."""
+        self._settle(end_ns)
+        return joint_errors(self._joints, self._differences)
+
+    def _settle(self, before_ns: int) -> None:
+        """Compare all points due before ``before_ns`` with what was commanded at their time."""
+        later = []
+        for due_ns, predicted in self._expected:
+            if due_ns >= before_ns:
+                later.append((due_ns, predicted))
+            elif len(self._followers) == len(self._outputs):
+                commanded = {
+                    joint: value
+                    for follower in self._followers.values()
+                    for joint, value in zip(follower.joints, follower.sample(due_ns)[0], strict=True)
+                }
+                self._differences.append(predicted - np.array([commanded[joint] for joint in self._joints]))
+        self._expected = later
+
+
+class _States:
+    """The recorded joint positions, interpolated at the due times of the chunks' points."""
+
+    def __init__(self, embodiment: Embodiment) -> None:
+        self._joints = embodiment.action_joints
+        self._positions: dict[str, list[tuple[int, float]]] = {joint: [] for joint in self._joints}
+        self._due_ns: list[NDArray[np.int64]] = []
+        self._predicted: list[NDArray[np.float64]] = []
+
+    def take(self, stamp_ns: int, message: Any) -> None:
+        for joint, position in zip(getattr(message, "name", ()), getattr(message, "position", ()), strict=False):
+            if joint in self._positions:
+                self._positions[joint].append((stamp_ns, float(position)))
+
+    def expect(self, due_ns: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
+        self._due_ns.append(due_ns)
+        self._predicted.append(positions)
+
+    def errors(self) -> list[JointError]:
+        if not self._due_ns or not all(self._positions.values()):
+            return []
+        due_ns = np.concatenate(self._due_ns)
+        start_ns = int(due_ns.min())
+        recorded = []
+        for joint in self._joints:
+            stamps_ns, positions = zip(*self._positions[joint], strict=True)
+            # Differences to one instant are exact as float64; nanoseconds since 1970 are not.
+            times_s = 1e-9 * (np.array(stamps_ns, dtype=np.int64) - start_ns)
+            recorded.append(np.interp(1e-9 * (due_ns - start_ns), times_s, positions, left=np.nan, right=np.nan))
+        return joint_errors(self._joints, np.concatenate(self._predicted) - np.stack(recorded, axis=1))
+
+
+def _nanoseconds(value: Any) -> int:
+    return int(value.sec) * 1_000_000_000 + int(value.nanosec)
