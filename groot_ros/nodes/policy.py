@@ -176,7 +176,7 @@ class PolicyNode(LifecycleNode):
         embodiment = load_embodiment(parameters.embodiment)
         assembler = Assembler(embodiment)
         self.get_logger().info(f"loading {parameters.checkpoint} for {embodiment.name}")
-        # Small images: OpenCV's thread pool costs more in the tail than it saves (p95 5.8 -> 1.1 ms for two VGA cameras).
+        # Small images: OpenCV's thread pool costs more than it saves (two VGA cameras: p95 5.8 -> 1.1 ms).
         cv2.setNumThreads(1)
         if parameters.torch_threads:
             import torch
