@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from groot_ros.closed_loop.session import Session
-from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.schema import Embodiment, JointLimit
 from groot_ros.embodiment.units import to_ros
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 STRIP = 8
 COLUMNS = 2
-MEASURED, ASKED, LIMIT = "#1f2933", "#e07a1f", "#b8c1cc"
+MEASURED, ASKED, LIMIT, CHANGE = "#1f2933", "#e07a1f", "#8896a5", "#3b7dd8"
 
 
-def draw_run(session: Session, path: Path, *, title: str, zoom_s: float = 6.0) -> None:
-    """Write a PNG: a strip of frames per camera, then every joint measured against the chunks, the last ``zoom_s``.
+def draw_run(session: Session, path: Path, *, title: str, zoom_s: float = 8.0) -> None:
+    """Write a PNG: a strip of frames per camera over the whole run, then ``zoom_s`` of every joint.
 
-    Angles are in degrees. Each orange line is one chunk as sent after the gate; it starts where it took effect.
+    The joints are shown around the last change of instruction, measured against the chunks, in degrees. Each orange
+    line is one chunk as sent after the gate; it starts where it took effect. Time 0 is the first instruction.
     """
     embodiment = session.embodiment
     joints = embodiment.action_joints
@@ -39,7 +40,7 @@ def draw_run(session: Session, path: Path, *, title: str, zoom_s: float = 6.0) -
     figure = plt.figure(figsize=(15, 1.95 * len(cameras) + 1.9 * rows + 1.3), layout="constrained")
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     parts = figure.subfigures(2, 1, height_ratios=[1.95 * len(cameras) or 0.1, 1.9 * rows + 0.6])
-    start_ns = session.joints[0].stamp_ns
+    start_ns = session.instructions[0][0]
     _draw_strips(parts[0], session, cameras, start_ns)
     _draw_joints(parts[1], session, joints, rows, start_ns, zoom_s)
     figure.savefig(path, dpi=100)
@@ -49,7 +50,7 @@ def draw_run(session: Session, path: Path, *, title: str, zoom_s: float = 6.0) -
 def _draw_strips(part: Figure, session: Session, cameras: list[str], start_ns: int) -> None:
     axes = part.subplots(len(cameras), STRIP, squeeze=False)
     for row, camera in enumerate(cameras):
-        frames = session.frames[camera]
+        frames = [frame for frame in session.frames[camera] if frame.stamp_ns >= start_ns]
         picked = [frames[index] for index in np.linspace(0, len(frames) - 1, STRIP).round().astype(int)]
         for column, frame in enumerate(picked):
             axis = axes[row][column]
@@ -63,35 +64,27 @@ def _draw_strips(part: Figure, session: Session, cameras: list[str], start_ns: i
 
 def _draw_joints(part: Figure, session: Session, joints: list[str], rows: int, start_ns: int, zoom_s: float) -> None:
     axes = part.subplots(rows, COLUMNS, squeeze=False, sharex=True)
-    end_s = 1e-9 * (_chunk_stamp_ns(session.chunks[-1]) - start_ns)
-    begin_s = max(0.0, end_s - zoom_s)
+    changed_s = 1e-9 * (session.instructions[-1][0] - start_ns)
+    last_s = 1e-9 * (_chunk_stamp_ns(session.chunks[-1]) - start_ns)
+    begin_s = max(0.0, min(changed_s, last_s) - zoom_s / 2)
+    end_s = min(last_s, begin_s + zoom_s)
     times_s = np.array([1e-9 * (sample.stamp_ns - start_ns) for sample in session.joints])
     shown = (times_s >= begin_s) & (times_s <= end_s)
-    plans = [
-        plan
-        for chunk in session.chunks
-        if (plan := _sent_points(session.embodiment, chunk, start_ns))[0][-1] >= begin_s
-    ]
+    sent = [_sent_points(session.embodiment, chunk, start_ns) for chunk in session.chunks]
+    plans = [plan for plan in sent if plan[0][-1] >= begin_s and plan[0][0] <= end_s]
+    changes = [(1e-9 * (given_ns - start_ns), text) for given_ns, text in session.instructions[1:]]
     for index, joint in enumerate(joints):
         axis: Axes = axes[index // COLUMNS][index % COLUMNS]
-        limit = session.embodiment.limits[joint]
-        measured = np.degrees([sample.positions[joint] for sample in session.joints])
+        measured = np.degrees([sample.positions[joint] for sample in session.joints])[shown]
         for plan_s, positions in plans:
             axis.plot(plan_s, np.degrees(positions[:, index]), color=ASKED, linewidth=0.9, alpha=0.8)
             axis.plot(plan_s[:1], np.degrees(positions[:1, index]), ".", color=ASKED, markersize=4)
-        axis.plot(times_s[shown], measured[shown], color=MEASURED, linewidth=1.4)
-        for bound in (limit.lower, limit.upper):
-            axis.axhline(np.degrees(bound), color=LIMIT, linewidth=0.8, linestyle="--")
-        for given_ns, text in session.instructions:
-            given_s = 1e-9 * (given_ns - start_ns)
-            if begin_s < given_s < end_s:
-                axis.axvline(given_s, color="#3b7dd8", linewidth=1)
-                axis.annotate(f"“{text}”", (given_s, 1.0), xycoords=("data", "axes fraction"), fontsize=8, va="top")
-        axis.set_title(joint, fontsize=9, loc="left")
-        axis.set_ylabel("deg", fontsize=8)
-        axis.set_xlim(begin_s, end_s)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
+        axis.plot(times_s[shown], measured, color=MEASURED, linewidth=1.4)
+        _finish_axis(axis, joint, session.embodiment.limits[joint], (begin_s, end_s))
+        for changed_s, text in changes:
+            axis.axvline(changed_s, color=CHANGE, linewidth=1)
+            if index == 0:
+                axis.set_title(f"instruction: {text}", fontsize=9, color=CHANGE)
     for column in range(COLUMNS):
         axes[-1][column].set_xlabel("time [s]", fontsize=8)
     handles = [
@@ -100,6 +93,20 @@ def _draw_joints(part: Figure, session: Session, joints: list[str], rows: int, s
         plt.Line2D([], [], color=LIMIT, linestyle="--", label="joint limits"),
     ]
     part.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+
+
+def _finish_axis(axis: Axes, joint: str, limit: JointLimit, span_s: tuple[float, float]) -> None:
+    """At least 20 degrees high, so that a joint at rest looks at rest; limits where they are in sight."""
+    low, high = axis.get_ylim()
+    middle, half = (low + high) / 2, max((high - low) / 2, 10.0)
+    axis.set_ylim(middle - half, middle + half)
+    for bound in (limit.lower, limit.upper):
+        axis.axhline(np.degrees(bound), color=LIMIT, linewidth=1, linestyle="--")
+    axis.set_title(joint, fontsize=9, loc="left")
+    axis.set_ylabel("deg", fontsize=8)
+    axis.set_xlim(*span_s)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
 
 
 def _chunk_stamp_ns(chunk: ActionChunk) -> int:
