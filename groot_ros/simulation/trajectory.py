@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 
+MAX_WAITING = 16  # trajectories whose start lies ahead
+
+
 class TrajectoryRefused(ValueError):
     """A trajectory message that is not executed; the message says what is wrong and with which point or joint."""
 
@@ -103,6 +106,9 @@ class TrajectoryFollower:
             positions = np.concatenate([position[None], positions])
             velocities = np.concatenate([velocity[None], velocities])
         self._forget_before(now_ns)
+        waiting = [segments for segments in self._active if now_ns < segments.start_ns < begin_ns]
+        if len(waiting) >= MAX_WAITING:
+            raise TrajectoryRefused(f"{len(waiting)} trajectories wait for their start already: stamp them nearer")
         # What was to start later than this one is cut off by it.
         self._active = [segments for segments in self._active if segments.start_ns < begin_ns]
         self._active.append(_Segments(begin_ns, times_ns, positions, velocities))
