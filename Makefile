@@ -85,15 +85,19 @@ build: env  ## colcon build into build/ install/ log/, on the wheels of the envi
 		--build-base build$(SUFFIX) --install-base install$(SUFFIX) --event-handlers console_direct+ \
 		--cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(BIN)/python
 
+lint = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy groot_ros
+
 lint: env  ## ruff check, ruff format --check, mypy
 	$(call say,lint)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy groot_ros
+	@$(lint)
 
-test: lint  ## lint and all tests, offline and headless; ARGS go to pytest: make test ARGS='-k golden'
-	$(call say,pytest $(ARGS))
-	@$(BIN)/python -m pytest $(ARGS)
+# The tests run after a failed lint too, so that one run tells all there is; the exit status is of both.
+test: env  ## lint and all tests, offline and headless; ARGS go to pytest: make test ARGS='-k golden'
+	$(call say,lint)
+	@failed=0; { $(lint); } || failed=1; \
+	printf '\n==> pytest\n'; \
+	$(BIN)/python -m pytest $(ARGS) || exit $$?; \
+	if ((failed)); then echo 'the tests passed, lint did not: see above the tests' >&2; exit 1; fi
 
 demo: env  ## simulated arm and tiny GR00T in closed loop for 30 s, with a result picture
 	$(call say,demo)

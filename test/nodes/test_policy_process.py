@@ -61,7 +61,9 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
     changes, words = BAD_STARTS[case]
     if changes.get("embodiment") == "other":
         other = tmp_path / "other.yaml"
-        other.write_text(robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n"))
+        other.write_text(
+            robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n")
+        )
         changes = {"embodiment": other}
     parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "dtype": "float32", "autostart": True, **changes}
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
