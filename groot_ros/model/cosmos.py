@@ -267,6 +267,8 @@ class CosmosBackbone(Backbone):
         return hidden
 
     def _check_images(self, pixel_values: Tensor, grids: Sequence[positions.Grid]) -> None:
+        if not grids:
+            raise ValueError("image_grid_thw is empty: the model needs at least one image")
         config = self.visual.config
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         patches = sum(t * h * w for t, h, w in grids)

@@ -38,6 +38,10 @@ BAD_INPUTS = {
         lambda x: x.update(image_grid_thw=torch.tensor([[1, 4, 6], [1, 2, 2], [1, 4, 4], [1, 4, 2]])),
         ["image 0", "6 tokens", "sample 0"],
     ),
+    "no image": (
+        lambda x: x.update(image_grid_thw=torch.zeros(0, 3, dtype=torch.int64), pixel_values=torch.zeros(0, 1536)),
+        ["image_grid_thw is empty"],
+    ),
     "video": (lambda x: x["image_grid_thw"].__setitem__((0, slice(None)), torch.tensor([2, 4, 2])), ["1 frame"]),
 }
 
