@@ -1,0 +1,66 @@
+"""The command line: help with examples, refusals in one message with exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from groot_ros.cli import app
+
+COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", "benchmark node"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert f"groot-ros {command}" in " ".join(result.output.split())
+
+
+REFUSALS = {
+    "unknown embodiment": (["embodiments", "so10"], ["so10", "so101"]),
+    "embodiment with an error": (["embodiments", "{bad_yaml}"], ["bad.yaml:1", "camera"]),
+    "checkpoint for an unknown embodiment": (["make-checkpoint", "{new}", "-e", "nobody"], ["nobody", "sim_arm"]),
+    "directory that is not empty": (["make-checkpoint", "{full}"], ["not empty"]),
+    "bag that is not there": (["replay", "{new}", "-c", "{full}"], ["new"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_done_is_said_in_one_message(case: str, tmp_path: Path) -> None:
+    arguments, words = REFUSALS[case]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "bad.yaml").write_text("camera: {}\n")
+    names = {"bad_yaml": tmp_path / "bad.yaml", "new": tmp_path / "new", "full": tmp_path / "full"}
+    result = CliRunner().invoke(app, [argument.format(**names) for argument in arguments])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output
+
+
+def test_a_checkpoint_is_made_for_a_robot_and_loads(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["make-checkpoint", str(tmp_path / "so"), "--embodiment", "so101", "--seed", "3"])
+    assert result.exit_code == 0, result.output
+    from groot_ros.embodiment.load import load_embodiment
+    from groot_ros.policy.local import LocalPolicy
+
+    policy = LocalPolicy(tmp_path / "so", load_embodiment("so101"), device="cpu", dtype="float32")
+    policy.warm_up(1)
+    low, high = policy.processor.state_limits("gripper")
+    assert (low[0], high[0]) == pytest.approx((0.0, 100.0))
+
+
+def test_the_list_names_every_shipped_robot() -> None:
+    result = CliRunner().invoke(app, ["embodiments"])
+    assert result.exit_code == 0
+    assert {"sim_arm", "so101"} <= {line.split()[0] for line in result.output.splitlines()}
+
+
+def test_a_good_yaml_is_summed_up() -> None:
+    result = CliRunner().invoke(app, ["embodiments", "sim_arm"])
+    assert result.exit_code == 0
+    assert "2 cameras, 6 commanded joints, chunks of 16 steps at 30 Hz" in result.output

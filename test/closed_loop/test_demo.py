@@ -1,0 +1,69 @@
+"""The demo as a user runs it: simulator and policy node as processes over DDS, a report and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from groot_ros.msg import ActionChunk, PolicyStatus
+
+
+def test_the_demo_ends_with_chunks_a_report_and_a_picture(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "groot_ros.cli", "demo", "--duration", "4", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["chunks"] >= 3
+    assert report["model"]["p50_ms"] > 0
+    total = report["age_at_publish"]["p50_ms"]
+    assert report["overhead"]["p50_ms"] < total
+    assert f"chunks {report['chunks']}" in done.stdout
+    picture = cv2.imread(str(tmp_path / "out" / "demo.png"))
+    assert picture is not None and picture.shape[1] >= 1000
+    assert picture.std() > 20  # not a blank sheet
+    for log in (tmp_path / "out" / "logs").glob("*.log"):
+        assert "Traceback" not in log.read_text()
+
+
+def chunk(number: int, model_s: float, wait_s: float, said: list[float], sent: list[float]) -> ActionChunk:
+    message = ActionChunk(
+        model_s=model_s,
+        age_at_publish_s=model_s + wait_s,
+        overhead_s=wait_s,
+        stage_names=["assemble", "model"],
+        stage_s=[0.001, model_s],
+        model_actions=said,
+        gated_actions=sent,
+        points_trimmed=number,
+    )
+    message.header.stamp.sec, message.header.stamp.nanosec = 100 + number // 2, number % 2 * 500_000_000
+    return message
+
+
+def test_a_summary_is_made_of_the_messages() -> None:
+    from groot_ros.closed_loop.summary import WAITING, summarize
+
+    nan = float("nan")
+    chunks = [
+        chunk(0, 0.010, 0.004, [0.0, 1.0], [0.0, 1.0]),
+        chunk(1, 0.020, 0.006, [0.0, 1.0], [nan, 0.5]),
+        chunk(2, 0.030, 0.008, [0.0, 1.0], [nan, 1.0]),
+    ]
+    status = PolicyStatus(refusal_reasons=["stale"], refusal_counts=[4])
+    summary = summarize(chunks, status)
+    assert (summary.chunks, summary.refused) == (3, {"stale": 4})
+    assert summary.chunk_rate_hz == pytest.approx(2.0)
+    assert summary.model.p50_ms == pytest.approx(20.0)
+    assert summary.overhead.max_ms == pytest.approx(8.0)
+    assert summary.stages[WAITING].p50_ms == pytest.approx(5.0)
+    assert summary.points_trimmed_mean == pytest.approx(1.0)
+    assert summary.clamped_share == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="no chunk"):
+        summarize([], status)
