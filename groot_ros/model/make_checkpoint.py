@@ -35,7 +35,7 @@ _TINY_SIZES: dict[str, Any] = {
     "model_dtype": "float32",
     "diffusion_model_cfg": {
         **CODE_DEFAULT_DIT,
-        "num_layers": 6,
+        "num_layers": 4,
         "num_attention_heads": 4,
         "attention_head_dim": 16,
         "output_dim": _TINY_WIDTH,
