@@ -54,9 +54,11 @@ def replay_command(
 
 
 def _print(report: ReplayReport, console: Console) -> None:
-    streams = Table(title=f"{report.bag}, {report.duration_s:.1f} s", title_justify="left")
-    for name in ("topic", "messages", "rejected", "rate [Hz]", "age at tick p50 [ms]", "p95", "max"):
-        streams.add_column(name, justify="left" if name == "topic" else "right")
+    title = f"{report.bag}, {report.duration_s:.1f} s; ages at the tick in ms"
+    streams = Table(title=title, title_justify="left")
+    streams.add_column("topic", overflow="fold")
+    for name in ("messages", "rejected", "Hz", "age p50", "p95", "max"):
+        streams.add_column(name, justify="right")
     for stream in report.streams.values():
         rate = "-" if stream.rate_hz is None else f"{stream.rate_hz:.1f}"
         ages = [_ms(stream.age_s.p50), _ms(stream.age_s.p95), _ms(stream.age_s.max)]

@@ -167,7 +167,7 @@ def test_passes_through_every_point_that_is_not_past(raw, late_ms):
 @settings(deadline=None, max_examples=60)
 @given(raw=trajectories, second=trajectories, switch_ms=st.integers(0, 800))
 def test_commands_are_continuous_when_the_first_point_lies_ahead(raw, second, switch_ms):
-    """With all points ahead, neither a trajectory nor a switch jumps: in 1 us the command moves by less than 30 mrad."""
+    """With all points ahead, neither a trajectory nor a switch jumps: in 1 us the command moves < 30 mrad."""
     f = follower()
     f.receive(JOINTS, as_points(raw), 0, NOW)
     switch = NOW + switch_ms * 1_000_000
