@@ -132,7 +132,9 @@ def policy(
     checkpoint: CheckpointOption,
     embodiment: EmbodimentOption = "sim_arm",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
+    ] = "auto",
     instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish everything but commands.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Start at once instead of waiting for ~/start.")] = False,
@@ -140,7 +142,7 @@ def policy(
 ) -> None:
     """Run the policy node /groot_policy, configured and activated.
 
-    Example: [bold]groot-ros policy -c /tmp/tiny -e sim_arm --dtype float32 --dry-run[/bold]
+    Example: [bold]groot-ros policy -c /tmp/tiny -e sim_arm --dry-run[/bold]
     """
     from groot_ros.nodes.policy import main as policy_main
 
@@ -166,7 +168,9 @@ def replay(
     report: Annotated[Path, typer.Option(help="JSON report.")] = Path("report.json"),
     instruction: Annotated[str | None, typer.Option(help="Instruction; default: the bag's, else the YAML's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
 ) -> None:
     """Send a bag through the same assembler and the same policy; report chunks, ages, refusals and errors.

@@ -15,7 +15,7 @@ PARAMETERS: dict[str, tuple[str, type, str]] = {
     "checkpoint": ("", str, "Checkpoint: a directory in NVIDIA's layout, or a hub id"),
     "instruction": ("", str, "First instruction; empty: the embodiment's default, else what comes on ~/instruction"),
     "device": ("auto", str, "Where the model runs: auto, cpu, cuda or cuda:N"),
-    "dtype": ("bfloat16", str, "Precision of the model: bfloat16 or float32"),
+    "dtype": ("auto", str, "Precision: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32"),
     "dry_run": ("false", bool, "true: infer and publish chunks, but send no command to the robot"),
     "autostart": ("true", bool, "true: configure and activate by itself; false: a lifecycle manager does"),
     "start_on_activate": ("false", bool, "true: move as soon as active; false: wait for the service ~/start"),

@@ -32,7 +32,7 @@ def run_node_benchmark(
                 instructions=("pick up the red cube",),
                 duration_s=duration_s,
                 log_dir=Path(folder) / "logs",
-                policy_parameters={"dtype": "float32", "torch_threads": 1},
+                policy_parameters={"torch_threads": 1},
                 say=lambda text: console.print(f"  {text}"),
                 advance=advance,
             )

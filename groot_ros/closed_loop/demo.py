@@ -39,7 +39,7 @@ def run_demo(output: Path, instructions: Sequence[str], duration_s: float, seed:
             duration_s=duration_s,
             log_dir=output / "logs",
             frame_every_s=duration_s / FRAMES,
-            policy_parameters={"dtype": "float32", "device": "cpu", "torch_threads": 1},
+            policy_parameters={"device": "cpu", "torch_threads": 1},
             seed=seed,
             say=lambda text: console.print(f"  {text}"),
             advance=advance,

@@ -28,7 +28,7 @@ from groot_ros.nodes.runtime import leave, run
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Refusal
 from groot_ros.policy.cycle import Planned, PolicyCycle
-from groot_ros.policy.local import LocalPolicy
+from groot_ros.policy.local import DTYPES, LocalPolicy
 from groot_ros.policy.supervisor import Answer, Supervisor
 from groot_ros.policy.worker import Worker
 
@@ -43,11 +43,10 @@ class PolicyParameters:
     """Parameters of ``/groot_policy``; read on configure."""
 
     embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file")
-    checkpoint: str = parameter("", "Checkpoint directory in NVIDIA's layout; required")
+    checkpoint: str = parameter("", "Directory in NVIDIA's layout, or hub id; required")
     tokenizer: str = parameter("", "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own")
-    policy: str = parameter("local", "Where the model runs", choices=("local",))
     device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
-    dtype: str = parameter("bfloat16", "Precision of the weights and the arithmetic", choices=("bfloat16", "float32"))
+    dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
     instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
     denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)
     replan_steps: int = parameter(

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP_RUNS = 3
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 class LocalPolicy:
     """The model and its processor, checked against the robot.
 
     Args:
-        checkpoint: directory in NVIDIA's layout.
+        checkpoint: directory in NVIDIA's layout, or hub id.
         embodiment: the robot; its keys, delta indices and dimensions must be the checkpoint's.
         device: ``cuda``, ``cuda:N``, ``cpu`` or ``auto`` (cuda where there is one).
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slower.
         tokenizer: folder or hub id of the backbone's tokenizer; None takes the checkpoint's own.
         num_steps: Euler steps; None takes the checkpoint's.
 
@@ -44,17 +44,19 @@ class LocalPolicy:
         embodiment: Embodiment,
         *,
         device: str = "auto",
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         tokenizer: str | None = None,
         num_steps: int | None = None,
     ) -> None:
-        from groot_ros.model.checkpoint import load_model
+        from groot_ros.model.checkpoint import load_model, resolve_checkpoint
         from groot_ros.processing.processor import Processor
 
         self._embodiment = embodiment
-        self.device, self.dtype = _torch_device(device), _torch_dtype(dtype)
+        self.device = _torch_device(device)
+        self.dtype = _torch_dtype(dtype, self.device)
         self._num_steps = num_steps
-        self.processor = Processor.from_checkpoint(checkpoint, embodiment.embodiment_tag, tokenizer=tokenizer)
+        directory = resolve_checkpoint(checkpoint)
+        self.processor = Processor.from_checkpoint(directory, embodiment.embodiment_tag, tokenizer=tokenizer)
         check_against_checkpoint(
             embodiment,
             self.processor.modality,
@@ -62,7 +64,7 @@ class LocalPolicy:
             self.processor.action_dims,
             str(checkpoint),
         )
-        self.model = load_model(checkpoint, dtype=self.dtype, device=self.device).eval()
+        self.model = load_model(directory, dtype=self.dtype, device=self.device).eval()
 
     def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
         """Return the chunk for ``observation``; the same seed, observation and device give the same numbers."""
@@ -128,11 +130,11 @@ def _torch_device(name: str) -> torch.device:
     return device
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
     import torch
 
     if name not in DTYPES:
         raise ValueError(f"dtype '{name}': expected one of {', '.join(DTYPES)}")
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.float32 if name == "float32" else torch.bfloat16

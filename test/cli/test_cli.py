@@ -48,7 +48,7 @@ def test_a_checkpoint_is_made_for_a_robot_and_loads(tmp_path: Path) -> None:
     from groot_ros.embodiment.load import load_embodiment
     from groot_ros.policy.local import LocalPolicy
 
-    policy = LocalPolicy(tmp_path / "so", load_embodiment("so101"), device="cpu", dtype="float32")
+    policy = LocalPolicy(tmp_path / "so", load_embodiment("so101"), device="cpu")
     policy.warm_up(1)
     low, high = policy.processor.state_limits("gripper")
     assert (low[0], high[0]) == pytest.approx((0.0, 100.0))

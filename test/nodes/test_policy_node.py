@@ -60,7 +60,7 @@ class Rig:
 def node(robot_yaml: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     embodiment = load_embodiment(robot_yaml)
     logs = tmp_path_factory.mktemp("logs")
-    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "dtype": "float32", "autostart": True}
+    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "autostart": True}
     with (
         Processes(logs, ros_environment()) as processes,
         RobotDouble(embodiment) as robot,

@@ -65,7 +65,7 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
             robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n")
         )
         changes = {"embodiment": other}
-    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "dtype": "float32", "autostart": True, **changes}
+    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "autostart": True, **changes}
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
         processes.start("policy", node_command("policy", parameters))
         assert observer.wait_for(lambda: any(s.reason for s in observer.statuses), WAIT_S, processes.check)
