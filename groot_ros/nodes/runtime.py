@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 from typing import NoReturn
 
 import rclpy
@@ -27,14 +28,11 @@ EXIT_USAGE = 2
 
 # A stop that was asked for ends the process within 2 s; what is not closed by then is named and cut off.
 STOP_WITHIN_S = 1.8
+_WATCHER, _WATCHDOG = "signal-watch", "stop-watchdog"
 
 
 class StartError(Exception):
     """A node cannot start. The message is all the user sees (no traceback); the exit code is 2."""
-
-
-class _Interrupted(BaseException):
-    """A signal came before the spin: leave the constructor, whatever it catches."""
 
 
 _active_stop: Future | None = None
@@ -49,9 +47,9 @@ def request_stop(exit_code: int = EXIT_OK) -> None:
 def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threads: int = 1) -> int:
     """Make a node, spin it until SIGINT, SIGTERM or shutdown, and take it down.
 
-    Signals are handled here and not by rclpy, whose handlers shut the context down at once: a node must
-    still be able to publish a last command. Order at the end: ``node.close()`` if the node has one (publishing
-    still works), executor, ``destroy_node()``, context. Further signals meanwhile change nothing.
+    Signals are handled here and not by rclpy, whose handlers shut the context down at once: a node must still be
+    able to publish a last command. Order at the end: ``node.close()`` if the node has one (publishing still works),
+    executor, ``destroy_node()``, context. Further signals meanwhile change nothing.
 
     Args:
         factory: called after ``rclpy.init``; raises ``StartError`` to refuse with a message.
@@ -60,27 +58,31 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threa
 
     Returns:
         Exit code: 0 after a requested end, 1 after an exception, 2 after ``StartError`` or bad ROS arguments.
-        If closing takes longer than ``STOP_WITHIN_S`` after a signal, the process ends by itself with code 1
-        and the names of the threads that held it up.
+        If a node is not down ``STOP_WITHIN_S`` after a signal, the process ends by itself: with 0 when it was still
+        in ``factory``, else with 1 and the names of the threads that held it up.
     """
-    program = os.path.basename((args or sys.argv or ["node"])[0])
     global _active_stop
+    program = os.path.basename((args or sys.argv or ["node"])[0])
     stop = _active_stop = Future()
-    with _signals(stop, program) as starting:
+    started = threading.Event()
+    with _signals(stop, started, program):
         try:
-            rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+            rclpy.init(
+                args=list(args) if args is not None else None,
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
         except Exception as error:
             print(f"{program}: ROS arguments refused: {error}", file=sys.stderr)
             return EXIT_USAGE
         node: Node | None = None
         executor: Executor | None = None
         try:
-            with starting():
-                node = factory()
-                executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
-                executor.add_node(node)
+            node = factory()
+            started.set()
+            executor = SingleThreadedExecutor() if threads == 1 else MultiThreadedExecutor(threads)
+            executor.add_node(node)
             executor.spin_until_future_complete(stop)
-        except (_Interrupted, ExternalShutdownException):
+        except ExternalShutdownException:
             return EXIT_OK
         except StartError as error:
             print(f"{program}: {error}", file=sys.stderr)
@@ -104,7 +106,12 @@ def leave(code: int) -> NoReturn:
 def _take_down(node: Node | None, executor: Executor | None) -> None:
     try:
         if node is not None and callable(close := getattr(node, "close", None)):
-            close()
+            try:
+                close()
+            except Exception:
+                if rclpy.ok():
+                    raise
+                # Someone else has shut the context down: what a node still wanted to publish cannot go out.
     finally:
         if executor is not None:
             executor.shutdown(timeout_sec=1.0)
@@ -114,54 +121,36 @@ def _take_down(node: Node | None, executor: Executor | None) -> None:
 
 
 @contextmanager
-def _signals(stop: Future, program: str) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Complete ``stop`` on SIGINT or SIGTERM; yields a context manager for the time before spinning.
+def _signals(stop: Future, started: threading.Event, program: str) -> Iterator[None]:
+    """Complete ``stop`` on SIGINT or SIGTERM.
 
-    Python runs its handlers between bytecodes of the main thread, which sleeps in ``rcl_wait`` while spinning.
-    So the signal's number also goes through ``set_wakeup_fd`` to a thread that completes the future at once.
-    While starting there is no spin to end: the handler raises in the main thread instead.
+    Python runs its handlers between bytecodes of the main thread, which sleeps in ``rcl_wait`` while spinning. So
+    the handler does nothing, and the signal's number goes through ``set_wakeup_fd`` to a thread that acts at once.
     """
-    is_starting = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # the signals belong to the main thread's owner
+        return
     signalled = threading.Event()
 
-    @contextmanager
-    def starting() -> Iterator[None]:
-        is_starting.set()
-        try:
-            yield
-        finally:
-            is_starting.clear()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield starting  # the signals belong to the main thread's owner
-        return
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        signalled.set()
-        if is_starting.is_set():
-            is_starting.clear()
-            raise _Interrupted
+    def ignore(signum: int, frame: FrameType | None) -> None:
+        pass
 
     def watch() -> None:
-        watchdog: threading.Thread | None = None
         while data := os.read(reader, 1):
-            if data[0] not in (signal.SIGINT, signal.SIGTERM):
-                continue
-            if watchdog is None:
-                watchdog = threading.Thread(target=_end_late, args=(program,), name="stop-watchdog", daemon=True)
+            if data[0] in (signal.SIGINT, signal.SIGTERM) and not signalled.is_set():
+                signalled.set()
+                watchdog = threading.Thread(target=_end_late, args=(started, program), name=_WATCHDOG, daemon=True)
                 watchdog.start()
-            signalled.set()
-            if not stop.done():
-                stop.set_result(EXIT_OK)
+                request_stop()
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    watcher = threading.Thread(target=watch, name="signal-watch", daemon=True)
+    previous = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    watcher = threading.Thread(target=watch, name=_WATCHER, daemon=True)
     watcher.start()
     try:
-        yield starting
+        yield
     finally:
         signal.set_wakeup_fd(previous_fd)
         os.close(writer)
@@ -172,15 +161,14 @@ def _signals(stop: Future, program: str) -> Iterator[Callable[[], AbstractContex
             signal.signal(number, signal.SIG_IGN if signalled.is_set() else handler)
 
 
-def _end_late(program: str) -> None:
+def _end_late(started: threading.Event, program: str) -> None:
     """Bound the end: a thread that does not come back must not keep a stopped robot's process alive."""
     time.sleep(STOP_WITHIN_S)
-    known = {"MainThread", "signal-watch", "stop-watchdog"}
-    busy = [thread.name for thread in threading.enumerate() if thread.name not in known] or ["MainThread"]
-    print(
-        f"{program}: not closed {STOP_WITHIN_S} s after the signal, ending now; busy: {busy}",
-        file=sys.stderr,
-        flush=True,
-    )
     sys.stdout.flush()
+    if not started.is_set():
+        os._exit(EXIT_OK)
+    known = {"MainThread", _WATCHER, _WATCHDOG}
+    busy = [thread.name for thread in threading.enumerate() if thread.name not in known] or ["MainThread"]
+    message = f"{program}: not closed {STOP_WITHIN_S} s after the signal, ending now; busy: {busy}"
+    print(message, file=sys.stderr, flush=True)
     os._exit(EXIT_FAILED)
