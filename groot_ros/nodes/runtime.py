@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
-from typing import NoReturn
 
 import rclpy
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
@@ -90,17 +89,6 @@ def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threa
         finally:
             _take_down(node, executor)
     return int(stop.result()) if stop.done() else EXIT_OK
-
-
-def leave(code: int) -> NoReturn:
-    """End the process now, with everything printed.
-
-    For processes that hold torch: their interpreter's own tidying up was measured at 1.8 s on a loaded machine, which
-    is the time a stop may take altogether. Call it after ``run`` has taken the node down; nothing is left to tidy.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def leave(code: int) -> NoReturn:
