@@ -10,7 +10,7 @@ from typing import Any
 
 from rosbags.rosbag2 import Reader
 
-from groot_ros.bags.topics import BagError, Topic, bag_topics, typestore
+from groot_ros.bags.topics import BagError, Topic, bag_topics, deserialize
 from groot_ros.embodiment.schema import Embodiment
 
 
@@ -78,7 +78,6 @@ class Bag:
             BagError: a message cannot be read; names its topic and place.
         """
         connections = [connection for connection in self._reader.connections if connection.topic in self._topics]
-        store = typestore()
         raw = self._reader.messages(connections)
         seen = 0
         while True:
@@ -92,8 +91,8 @@ class Bag:
                 ) from error
             topic = self._topics[connection.topic]
             try:
-                message = store.deserialize_cdr(data, topic.type)
-            except Exception as error:
+                message, _ = deserialize(data, topic.type)
+            except ValueError as error:
                 raise BagError(
                     f"{self.path}: message {seen} ({topic.name} at {log_ns} ns) is no {topic.type}: {error}"
                 ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rosbags.typesys import Stores, get_typestore
 
@@ -60,3 +60,26 @@ def absolute(topic: str) -> str:
 def typestore() -> Typestore:
     """Definitions of ROS 2's message packages, equal in Humble, Jazzy and Kilted for the types used here."""
     return get_typestore(Stores.ROS2_JAZZY)
+
+
+def deserialize(data: bytes | memoryview, kind: str) -> tuple[Any, int]:
+    """Return the message of type ``kind`` at the start of ``data`` (CDR), and how many bytes it takes.
+
+    What follows it is left alone: Fast DDS's ``serialize_message`` hands out up to 30 % more bytes than the message
+    has, and so bags exist with such tails.
+
+    Raises:
+        ValueError: the bytes are no such message.
+    """
+    if len(data) < 4 or bytes(data[:2]) not in (b"\x00\x00", b"\x00\x01"):
+        raise ValueError("it does not begin as CDR does")
+    store = typestore()
+    definition = store.get_msgdef(kind)
+    read = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
+    try:
+        message, size = read(data[4:], 0, definition.cls, store)
+    except Exception as error:  # struct.error, UnicodeDecodeError, rosbags' own
+        raise ValueError(str(error)) from error
+    if size + 4 > len(data):
+        raise ValueError(f"it needs {size + 4} bytes, but there are {len(data)}")
+    return message, size + 4

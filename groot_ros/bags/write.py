@@ -14,7 +14,7 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 
-from groot_ros.bags.topics import BagError, Topic, typestore
+from groot_ros.bags.topics import BagError, Topic, deserialize, typestore
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _VERSION = 8  # of the metadata file: the newest that Humble's rosbag2 reads too
@@ -72,13 +72,19 @@ class BagWriter:
     def write(self, topic: str, data: bytes | memoryview, stamp_ns: int) -> None:
         """Append one serialized (CDR) message; ``stamp_ns`` is the time at which it was sent or received.
 
+        Bytes after the message are not written, see ``deserialize``.
+
         Raises:
-            BagError: the disk refuses, or the bag is closed.
+            BagError: the bytes are no message of the topic's type, the disk refuses, or the bag is closed.
         """
         if self._writer is None:
             raise BagError(f"{self.path} is closed")
         try:
-            self._writer.write(self._connections[topic], stamp_ns, data)
+            _, size = deserialize(data, self._connections[topic].msgtype)
+        except ValueError as error:
+            raise BagError(f"{self.path}: not a message for {topic}: {error}") from error
+        try:
+            self._writer.write(self._connections[topic], stamp_ns, data[:size])
         except Exception as error:
             raise BagError(f"cannot write to {self.path}: {error}{_room(self.path)}") from error
         self.counts[topic] += 1

@@ -197,12 +197,9 @@ class SimulatorNode(Node):
         request_stop(EXIT_FAILED)
 
     def _publish(self, publisher: Publisher, message: Any) -> None:
-        if self._recorder is None:
-            publisher.publish(message)
-            return
-        data = serialize_message(message)  # once, for the bag and for the wire
-        self._recorder.write(publisher.topic_name, data, self._now_ns())
-        publisher.publish(data)
+        if self._recorder is not None:
+            self._recorder.write(publisher.topic_name, serialize_message(message), self._now_ns())
+        publisher.publish(message)
 
     # --- from ROS ----------------------------------------------------------------------------------------------------
 

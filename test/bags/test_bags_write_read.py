@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import bag_maker as maker
 import numpy as np
 import pytest
 from bag_maker import MS, T0, Recorded
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groot_ros.bags import write as write_module
 from groot_ros.bags.read import Bag, read_bag
-from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError, Topic, bag_topics, typestore
+from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError, Topic, bag_topics, deserialize, typestore
 from groot_ros.bags.write import BagRecorder, BagWriter
 
 STORAGES = ["mcap", "sqlite3"]
@@ -173,15 +175,13 @@ def _without_camera_topic(tmp_path: Path) -> Path:
 
 def _compressed_camera(tmp_path: Path) -> Path:
     topics = [
-        dataclasses.replace(topic, type="sensor_msgs/msg/CompressedImage") if topic.source == "front" else topic
-        for topic in TOPICS
+        replace(topic, type="sensor_msgs/msg/CompressedImage") if topic.source == "front" else topic for topic in TOPICS
     ]
     jpeg = maker.make(
         "sensor_msgs/msg/CompressedImage", header=maker.header(T0), format="jpeg", data=np.zeros(9, dtype=np.uint8)
     )
     records = [
-        dataclasses.replace(record, message=jpeg) if record.topic == "/front/image_raw" else record
-        for record in maker.episode(0.2)
+        replace(record, message=jpeg) if record.topic == "/front/image_raw" else record for record in maker.episode(0.2)
     ]
     return maker.write(tmp_path / "bag", records, topics=topics)
 
@@ -216,18 +216,48 @@ def test_bad_bags(make: Callable[[Path], Path], message: str, tmp_path: Path) ->
         sources(make(tmp_path))
 
 
-def test_a_message_that_is_not_its_type(tmp_path: Path) -> None:
+def test_a_message_that_is_not_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Past the check of BagWriter, as another tool might write it.
+    monkeypatch.setattr(write_module, "deserialize", lambda data, kind: (None, len(data)))
+    records = maker.episode(0.1)
     with BagWriter(tmp_path / "bag", "mcap", TOPICS) as writer:
-        for record in maker.episode(0.1):
+        for record in records:
             kind = bag_topics(maker.robot())[record.topic].type
             writer.write(record.topic, typestore().serialize_cdr(record.message, kind), record.log_ns)
         writer.write("/joint_states", b"\x00\x01\x00\x00garbage", T0 + 900 * MS)
-    count = len(maker.episode(0.1))
-    with pytest.raises(BagError, match=rf"message {count} \(/joint_states at {T0 + 900 * MS} ns\) is no sensor_msgs"):
+    expected = rf"message {len(records)} \(/joint_states at {T0 + 900 * MS} ns\) is no sensor_msgs"
+    with pytest.raises(BagError, match=expected):
         sources(tmp_path / "bag")
 
 
+@pytest.mark.parametrize("data", [b"", b"\x00\x01\x00\x00garbage", b"\x07\x07\x00\x00" + bytes(100)])
+def test_writer_refuses_what_is_no_message(data: bytes, tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag", "mcap", TOPICS)
+    with writer, pytest.raises(BagError, match="not a message for /joint_states"):
+        writer.write("/joint_states", data, T0)
+    assert writer.counts["/joint_states"] == 0
+
+
+@given(st.binary(max_size=64))
+def test_bytes_after_the_message_are_left_out(tail: bytes) -> None:
+    message = maker.trajectory(T0, [(0.5, [1.0] * 6), (1.0, [2.0] * 6)])
+    data = bytes(typestore().serialize_cdr(message, "trajectory_msgs/msg/JointTrajectory"))
+    read, size = deserialize(data + tail, "trajectory_msgs/msg/JointTrajectory")
+    assert size == len(data)
+    assert [point.positions.tolist() for point in read.points] == [[1.0] * 6, [2.0] * 6]
+
+
+@given(st.integers(0, 200))
+def test_cut_messages_are_refused(keep: int) -> None:
+    data = bytes(typestore().serialize_cdr(maker.joints(T0), "sensor_msgs/msg/JointState"))
+    assert len(data) > 200
+    with pytest.raises(ValueError):
+        deserialize(data[:keep], "sensor_msgs/msg/JointState")
+
+
 # --- the recorder's thread ---
+
+TEXT = bytes(typestore().serialize_cdr(maker.string("wave"), "std_msgs/msg/String"))
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -262,10 +292,10 @@ def test_recorder_counts_what_a_slow_disk_drops(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(BagWriter, "write", slow)
     recorder = BagRecorder(tmp_path / "bag", "mcap", TOPICS, lambda error: None, depth=2)
-    recorder.write(INSTRUCTION_TOPIC, b"1", T0)
+    recorder.write(INSTRUCTION_TOPIC, TEXT, T0)
     assert writing.wait(30)
     for _ in range(5):
-        recorder.write(INSTRUCTION_TOPIC, b"2", T0)
+        recorder.write(INSTRUCTION_TOPIC, TEXT, T0)
     go_on.set()
     recorder.close()
     assert recorder.dropped == 3
@@ -279,8 +309,8 @@ def test_recorder_reports_a_full_disk_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(write_module.Writer, "write", full)
     failures: list[BagError] = []
     recorder = BagRecorder(tmp_path / "bag", "mcap", TOPICS, failures.append)
-    recorder.write(INSTRUCTION_TOPIC, b"1", T0)
-    recorder.write(INSTRUCTION_TOPIC, b"2", T0)
+    recorder.write(INSTRUCTION_TOPIC, TEXT, T0)
+    recorder.write(INSTRUCTION_TOPIC, TEXT, T0)
     recorder.close()
     assert len(failures) == 1
     assert "No space left on device" in str(failures[0])
