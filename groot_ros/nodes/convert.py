@@ -75,7 +75,9 @@ def trajectory_message(plan: JointPlan, output: Output, embodiment: Embodiment) 
     return message
 
 
-def chunk_message(planned: Planned, embodiment: Embodiment, sequence: int, age_s: float) -> ActionChunk:
+def chunk_message(
+    planned: Planned, embodiment: Embodiment, sequence: int, age_s: float, stages_s: Mapping[str, float]
+) -> ActionChunk:
     """``~/action_chunk`` for a plan that was published ``age_s`` after its observation's stamp."""
     chunk = planned.chunk
     keys = list(embodiment.action)
@@ -94,10 +96,10 @@ def chunk_message(planned: Planned, embodiment: Embodiment, sequence: int, age_s
         gated_actions=planned.gated_actions.reshape(-1).tolist(),
         points_trimmed=planned.trimmed,
         age_at_publish_s=age_s,
-        model_s=planned.stages_s["model"],
-        overhead_s=age_s - planned.stages_s["model"],
-        stage_names=list(planned.stages_s),
-        stage_s=list(planned.stages_s.values()),
+        model_s=stages_s["model"],
+        overhead_s=age_s - stages_s["model"],
+        stage_names=list(stages_s),
+        stage_s=list(stages_s.values()),
     )
     message.header.stamp = to_time(chunk.stamp_ns)
     return message

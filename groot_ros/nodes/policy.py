@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
@@ -281,11 +282,13 @@ class PolicyNode(LifecycleNode):
         with self._supervisor.lock:
             if not self._supervisor.moving:
                 return False
+            begin = time.perf_counter()
             self._command(robot, planned.plan)
+            stages_s = {**planned.stages_s, "command": time.perf_counter() - begin}
             age_s = (self._now_ns() - planned.chunk.stamp_ns) * 1e-9
             robot.cycle.commit(planned.plan)
             self._supervisor.sent(planned.stages_s["model"], age_s - planned.stages_s["model"])
-        self._chunks.publish(convert.chunk_message(planned, robot.embodiment, self._sequence, age_s))
+        self._chunks.publish(convert.chunk_message(planned, robot.embodiment, self._sequence, age_s, stages_s))
         self._sequence += 1
         return True
 
