@@ -31,7 +31,6 @@ unexport ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export OMP_NUM_THREADS ?= 1
-export MUJOCO_GL ?= egl
 
 say = @printf '\n==> %s\n' "$(1)"
 # pip says what it fetches and installs; what is there already and where it looks are left out.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +201,28 @@ def test_choice_of_renderer(environment: dict[str, str], egl: bool, osmesa: bool
     else:
         with pytest.raises(gl.NoRenderer, match=expected):
             choose()
+
+
+def test_probes_agree_with_this_machine() -> None:
+    """The suite renders, so one of them has to work."""
+    assert gl.egl_works() or gl.osmesa_works()
+
+
+def test_osmesa_draws_the_same_scene(tmp_path: Path) -> None:
+    if not gl.osmesa_works():
+        pytest.skip("libosmesa6 is not installed")
+    script = (
+        "import sys, numpy as np; from groot_ros.simulation.arm import SimArm; arm = SimArm(1);"
+        "np.save(sys.argv[1], arm.render('front')); arm.close()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "frame.npy")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
+    done = subprocess.run(
+        command, env={**environment, "MUJOCO_GL": "osmesa"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    arm = SimArm(1)
+    difference = np.abs(arm.render("front").astype(int) - np.load(tmp_path / "frame.npy"))
+    arm.close()
+    assert (difference > 8).mean() < 0.01  # edges may fall on other pixels
