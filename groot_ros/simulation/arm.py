@@ -41,8 +41,6 @@ NOISE_MAX = 2
 def load_mujoco() -> Any:
     """Import mujoco with a renderer that works on this machine.
 
-    Cached, because the probe in ``gl.py`` must not touch an EGL display that is in use.
-
     Raises:
         gl.NoRenderer: none does.
         ModuleNotFoundError: mujoco is not installed; the message says how.

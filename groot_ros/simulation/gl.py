@@ -29,14 +29,14 @@ def egl_works() -> bool:
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     query = ctypes.CFUNCTYPE(integer, integer, pointer, pointer)(query_address)
     get_display = ctypes.CFUNCTYPE(pointer, integer, pointer, pointer)(display_address)
-    egl.eglInitialize.argtypes, egl.eglTerminate.argtypes = [pointer, pointer, pointer], [pointer]
+    egl.eglInitialize.argtypes = [pointer, pointer, pointer]
     devices, count = (pointer * _MAX_DEVICES)(), integer(0)
     if not query(_MAX_DEVICES, ctypes.addressof(devices), ctypes.addressof(count)):
         return False
     for device in devices[: count.value]:
         display = get_display(_EGL_PLATFORM_DEVICE_EXT, device, None)
+        # Not terminated again: EGL has one display per device in a process, and a renderer may be using it.
         if display and egl.eglInitialize(display, None, None):
-            egl.eglTerminate(display)
             return True
     return False
 
