@@ -82,7 +82,7 @@ build: env  ## colcon build into build/ install/ log/, on the wheels of the envi
 	@source $(BIN)/activate && export AMENT_PREFIX_PATH=$$VIRTUAL_ENV CMAKE_PREFIX_PATH=$$VIRTUAL_ENV && \
 		colcon --log-base log$(SUFFIX) build --base-paths . --packages-select groot_ros \
 		--build-base build$(SUFFIX) --install-base install$(SUFFIX) --event-handlers console_direct+ \
-		--cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE=$(BIN)/python
+		--cmake-args -DPython3_EXECUTABLE=$(BIN)/python
 
 lint = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy groot_ros
 

@@ -2,7 +2,8 @@
 
     python scripts/requirements.py [--distro jazzy] [--transformers 5] [EXTRA ...]
 
-prints install_requires and the extras named, one requirement a line. `ros-kilted-` becomes the distribution asked for.
+prints install_requires and the extras named, one requirement a line. `ros-kilted-` becomes the distribution asked for;
+where a ROS 2 installation is sourced, the ros-* ones are left out.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--transformers", default="4", choices=("4", "5"), help="major version to pin")
     args = parser.parse_args()
     pins = {"4": "transformers>=4.57,<5", "5": "transformers>=5,<6"}
-    for line in requirements(args.extras, args.distro):
+    for line in requirements(args.extras, args.distro, ros=not ros_is_sourced()):
         print(pins[args.transformers] if re.match(r"transformers\b", line) else line)
 
 

@@ -207,6 +207,17 @@ def test_requirements_pin_one_transformers(major: str, accepted: str, refused: s
     assert pin.specifier.contains(accepted) and not pin.specifier.contains(refused)
 
 
+@pytest.mark.parametrize(("is_installation", "wheels"), [(True, False), (False, True)])
+def test_requirements_leave_out_what_a_sourced_ros_brings(tmp_path: Path, is_installation: bool, wheels: bool) -> None:
+    """An environment with the wheels may be in AMENT_PREFIX_PATH too; only an installation has setup files."""
+    (tmp_path / "share" / "rclpy").mkdir(parents=True)
+    if is_installation:
+        (tmp_path / "local_setup.sh").touch()
+    names = requirements_script("build", AMENT_PREFIX_PATH=str(tmp_path)).stdout.splitlines()
+    assert "numpy" in names
+    assert any(name.startswith("ros-") for name in names) is wheels
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
