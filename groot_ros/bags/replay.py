@@ -61,6 +61,8 @@ def replay(
             run.take(message)
             if progress is not None:
                 progress(1e-9 * (message.log_ns - bag.start_ns), bag.duration_s)
+        if progress is not None:
+            progress(bag.duration_s, bag.duration_s)
         return run.report()
 
 

@@ -33,6 +33,8 @@ CUBE_BEARING_RAD = 0.5
 CUBE_GAP_M = 0.085
 CUBE_HALF_M = 0.022
 
+CLAMP_TOLERANCE_RAD = 0.02  # a cubic between points at a limit swings that far over it
+
 NOISE_SIGMA = 0.8  # of 255; a real camera's frames of a still scene differ, and a frozen camera is told by that
 NOISE_MAX = 2
 
@@ -203,7 +205,9 @@ class SimArm:
         return dict(zip(JOINTS, self._data.actuator_force.tolist(), strict=True))
 
     def set_targets(self, targets: Mapping[str, float]) -> list[str]:
-        """Command servos by joint name (rad); others keep their target. Returns the joints clamped to their range.
+        """Command servos by joint name (rad); others keep their target.
+
+        Targets are clamped to the joint's range. Returns the joints that were more than ``CLAMP_TOLERANCE_RAD`` out.
 
         Raises:
             KeyError: no such joint; names those there are.
@@ -217,7 +221,7 @@ class SimArm:
                 raise ValueError(f"joint '{name}': target {value} is not a finite number")
             index = JOINTS.index(name)
             low, high = self._range[index]
-            if not low <= value <= high:
+            if not low - CLAMP_TOLERANCE_RAD <= value <= high + CLAMP_TOLERANCE_RAD:
                 clamped.append(name)
             self._data.ctrl[index] = min(max(value, low), high)
         return clamped

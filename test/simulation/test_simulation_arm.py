@@ -115,7 +115,7 @@ def test_tracks_a_step_without_oscillation(joint: str, arm: SimArm) -> None:
 
 
 def test_targets_are_clamped_and_named(arm: SimArm) -> None:
-    assert arm.set_targets({"shoulder_pan": 9.0, "gripper": 0.2}) == ["shoulder_pan"]
+    assert arm.set_targets({"shoulder_pan": 9.0, "gripper": 1.75}) == ["shoulder_pan"]
     arm.step(2.0)
     assert arm.positions()["shoulder_pan"] == pytest.approx(1.91986, abs=0.01)
     with pytest.raises(KeyError, match="no joint 'wrist': the arm has shoulder_pan"):
