@@ -91,6 +91,22 @@ def trim_past(plan: JointPlan, now_ns: int) -> tuple[JointPlan, int]:
     return rest, first
 
 
+def entered(plan: JointPlan, time_ns: int, position: NDArray[np.float64], velocity: NDArray[np.float64]) -> JointPlan:
+    """``plan`` with the robot's motion [J] at ``time_ns``, when it was sent, as its first point.
+
+    A controller that replaces trajectories goes on from there to the first point; a stop before that point is due
+    must brake from between the two.
+    """
+    if time_ns >= plan.due_ns[0]:
+        return plan
+    return replace(
+        plan,
+        due_ns=np.concatenate([[time_ns], plan.due_ns]),
+        positions=np.vstack([position, plan.positions]),
+        velocities=np.vstack([velocity, plan.velocities]),
+    )
+
+
 def sample(plan: JointPlan, time_ns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Position and velocity [J] that the plan asks for at ``time_ns``: cubic Hermite between points, held outside."""
     if time_ns <= plan.due_ns[0]:

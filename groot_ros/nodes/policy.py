@@ -265,28 +265,29 @@ class PolicyNode(LifecycleNode):
         if robot is None:
             return False
         seed = None if self._settings.seed < 0 else self._settings.seed
+        epoch = self._supervisor.epoch
         result = robot.cycle.run(self._instruction, seed)
         if isinstance(result, Refusal):
             if self._supervisor.refused(result):
                 self.get_logger().warning(f"refused ({result.reason.value}): {result.message}")
             return False
         if isinstance(result, Planned):
-            return self._send(robot, result)
+            return self._send(robot, result, epoch)
         self._supervisor.rejected(result.reason)
         self.get_logger().error(f"chunk rejected ({result.reason}): {result.message}")
         if result.stop:
             self._brake(lambda: self._supervisor.latch(result.reason, result.message))
         return False
 
-    def _send(self, robot: _Robot, planned: Planned) -> bool:
+    def _send(self, robot: _Robot, planned: Planned, epoch: int) -> bool:
         with self._supervisor.lock:
-            if not self._supervisor.moving:
+            if not self._supervisor.moving or self._supervisor.epoch != epoch:
                 return False
             begin = time.perf_counter()
             self._command(robot, planned.plan)
             stages_s = {**planned.stages_s, "command": time.perf_counter() - begin}
             age_s = (self._now_ns() - planned.chunk.stamp_ns) * 1e-9
-            robot.cycle.commit(planned.plan)
+            robot.cycle.commit(None if self._dry_run else planned.followed)
             self._supervisor.sent(planned.stages_s["model"], age_s - planned.stages_s["model"])
         self._chunks.publish(convert.chunk_message(planned, robot.embodiment, self._sequence, age_s, stages_s))
         self._sequence += 1
@@ -316,7 +317,6 @@ class PolicyNode(LifecycleNode):
         plan = self._robot.cycle.stop() if self._robot is not None else None
         if self._robot is not None and plan is not None:
             self._command(self._robot, plan)
-            self._robot.cycle.commit(plan)
 
     # --- services and topics -----------------------------------------------------------------------------------------
 
@@ -347,6 +347,7 @@ class PolicyNode(LifecycleNode):
             if on and not self._dry_run and self._supervisor.moving:
                 self._send_brake()
             self._dry_run = on
+            self._supervisor.new_epoch()
         return Answer(True, "dry run: no commands" if on else "commands go to the robot")
 
     def _on_instruction(self, message: String) -> None:
@@ -363,6 +364,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         if self._robot is not None:
+            self._supervisor.new_epoch()
             self._robot.cycle.reset()
             self._robot.worker.restart()
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.control.gate import Gate, GateViolation
-from groot_ros.control.plan import JointPlan, plan_chunk, sample, stop_plan, trim_past
+from groot_ros.control.plan import JointPlan, entered, plan_chunk, sample, stop_plan, trim_past
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.units import to_model, to_ros
 from groot_ros.observation.assembler import Assembler
@@ -29,6 +29,7 @@ class Planned:
         observation: what the policy saw.
         chunk: what it said.
         plan: gated joint targets, past points trimmed.
+        followed: ``plan`` entered from the motion at that time; for :meth:`PolicyCycle.commit`.
         trimmed: leading points of the chunk that were already past.
         clamped: rule -> number of points that the gate changed.
         gated_actions: float64 [H, sum(D)] in model units; rows of trimmed points are NaN, for they were not sent.
@@ -38,6 +39,7 @@ class Planned:
     observation: Observation
     chunk: Chunk
     plan: JointPlan
+    followed: JointPlan
     trimmed: int
     clamped: Mapping[str, int]
     gated_actions: NDArray[np.float64]
@@ -111,26 +113,37 @@ class PolicyCycle:
                 f"chunk is long ({len(whole)} points of {chunk.dt_s:.3f} s)",
                 stop=False,
             )
+        position, velocity = self._motion(observation, now_ns)
         try:
-            gated = self._gate.apply(plan, self.position_now(observation, now_ns), now_ns)
+            gated = self._gate.apply(plan, position, now_ns)
         except GateViolation as violation:
             return Rejected("gate", str(violation), stop=True)
         gated_actions = np.full((len(whole), whole.positions.shape[1]), np.nan)
         gated_actions[trimmed:] = self._in_model_units(gated.plan.positions)
         stages = {"assemble": assembled - begin, **chunk.timings_s, "gate": time.perf_counter() - acted}
-        return Planned(observation, chunk, gated.plan, trimmed, gated.clamped, gated_actions, stages)
+        followed = entered(gated.plan, now_ns, position, velocity)
+        return Planned(observation, chunk, gated.plan, followed, trimmed, gated.clamped, gated_actions, stages)
 
-    def commit(self, plan: JointPlan) -> None:
-        """Note that ``plan`` was sent: the next one starts from it, a stop brakes from it."""
-        self._active = plan
+    def commit(self, followed: JointPlan | None) -> None:
+        """Note what the robot was told: the next plan starts from it, a stop brakes from it.
+
+        None when it was told nothing (dry run): then the next plan starts from where the robot is measured.
+        """
+        self._active = followed
 
     def stop(self) -> JointPlan | None:
-        """Return the plan that brakes the robot from what it was last told, or None when it was told nothing."""
-        if self._active is None:
-            return None
+        """Return the plan that brakes the robot from what it was last told, and make it the active one.
+
+        None when it was told nothing or has come to rest: a command would only hold it where it may no longer be.
+        """
+        active = self._active
         now_ns = self._now_ns()
-        position, velocity = sample(self._active, now_ns)
-        return stop_plan(self._active.joints, position, velocity, self._embodiment.limits, now_ns)
+        if active is None or now_ns >= active.due_ns[-1]:
+            return None
+        position, velocity = sample(active, now_ns)
+        plan = stop_plan(active.joints, position, velocity, self._embodiment.limits, now_ns)
+        self._active = entered(plan, now_ns, position, velocity)
+        return plan
 
     def reset(self) -> None:
         """Forget samples and plan: the clock jumped, the robot was moved, or an episode begins."""
@@ -139,18 +152,21 @@ class PolicyCycle:
 
     def remaining_points(self) -> int:
         """Points of the active plan that are not yet due."""
-        return len(trim_past(self._active, self._now_ns())[0]) if self._active is not None else 0
+        active = self._active
+        return len(trim_past(active, self._now_ns())[0]) if active is not None else 0
 
-    def position_now(self, observation: Observation, now_ns: int) -> NDArray[np.float64]:
-        """Where the joints are asked to be at ``now_ns`` [J]: the active plan while it runs, else as measured."""
-        if self._active is not None and now_ns < self._active.due_ns[-1]:
-            return sample(self._active, now_ns)[0]
+    def _motion(self, observation: Observation, now_ns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position and velocity [J] at ``now_ns``: the active plan's while it runs, else as measured and at rest."""
+        active = self._active
+        if active is not None and now_ns < active.due_ns[-1]:
+            return sample(active, now_ns)
         measured: dict[str, float] = {}
         for key, spec in self._embodiment.state.items():
             if spec.joints is not None and spec.field == "position":
                 values = to_ros(self._embodiment, spec, np.asarray(observation.state[key][-1], dtype=np.float64))
                 measured.update(zip(spec.joints, values.tolist(), strict=True))
-        return np.array([measured[joint] for joint in self._embodiment.action_joints])
+        position = np.array([measured[joint] for joint in self._embodiment.action_joints])
+        return position, np.zeros_like(position)
 
     def _in_model_units(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         columns, first = [], 0

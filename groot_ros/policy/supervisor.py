@@ -65,7 +65,18 @@ class Supervisor:
         self._state = State.UNCONFIGURED
         self._reason = self._message = ""
         self._estop = False
+        self._epoch = 0
         self._clear_counters()
+
+    @property
+    def epoch(self) -> int:
+        """Number of the present run; a chunk that was begun in an earlier one must not be sent."""
+        return self._epoch
+
+    def new_epoch(self) -> None:
+        """Disown the inference that is under way: samples and plan were forgotten."""
+        with self.lock:
+            self._epoch += 1
 
     @property
     def state(self) -> State:
@@ -201,6 +212,8 @@ class Supervisor:
 
     def _set(self, state: State, reason: str, message: str) -> None:
         with self.lock:
+            if (state in MOVING) != (self._state in MOVING):
+                self._epoch += 1
             self._state, self._reason, self._message = state, reason, message
 
     def _clear_counters(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -50,6 +51,8 @@ BAD_STARTS = {
     "no checkpoint": ({"checkpoint": "''"}, ["checkpoint", "make-checkpoint"]),
     "checkpoint is not there": ({"checkpoint": "/nowhere/at/all"}, ["/nowhere/at/all"]),
     "checkpoint of another robot": ({"embodiment": "other"}, ["other.yaml", "claw", "gripper"]),
+    "incomplete checkpoint": ({"checkpoint": "incomplete"}, ["incomplete", "statistics.json"]),
+    "checkpoint without its weights": ({"checkpoint": "weightless"}, ["weightless", "safetensors"]),
     "bad dtype": ({"dtype": "float8"}, ["dtype", "float32"]),
 }
 
@@ -65,6 +68,12 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
             robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n")
         )
         changes = {"embodiment": other}
+    missing = {"incomplete": "statistics.json", "weightless": "model.safetensors"}.get(str(changes.get("checkpoint")))
+    if missing:
+        broken = tmp_path / str(changes["checkpoint"])
+        shutil.copytree(checkpoint, broken)
+        (broken / missing).unlink()
+        changes = {"checkpoint": broken}
     parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "autostart": True, **changes}
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
         processes.start("policy", node_command("policy", parameters))

@@ -126,7 +126,7 @@ def test_the_next_plan_starts_from_the_one_in_force_and_a_stop_brakes_from_it(ri
     first = rig.cycle.run("go")
     assert isinstance(first, Planned)
     assert rig.cycle.stop() is None  # nothing was sent yet
-    rig.cycle.commit(first.plan)
+    rig.cycle.commit(first.followed)
     assert rig.cycle.remaining_points() == len(first.plan)
     rig.clock.now_ns = T0 + 200 * MS
     fill(rig.assembler, rig.embodiment, rig.clock.now_ns, np.full(6, -0.3), 2)  # lags behind the command
@@ -140,11 +140,48 @@ def test_the_next_plan_starts_from_the_one_in_force_and_a_stop_brakes_from_it(ri
     assert not stop.velocities[-1].any()
 
 
+def test_a_stop_before_the_first_point_is_due_brakes_from_between(rig) -> None:
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    rig.policy.target = np.full(6, 1.0)
+    planned = rig.cycle.run("go")
+    assert isinstance(planned, Planned)
+    rig.cycle.commit(planned.followed)
+    sent_ns, first_ns = rig.clock.now_ns, int(planned.plan.due_ns[0])
+    rig.clock.now_ns = (sent_ns + first_ns) // 2
+    stop = rig.cycle.stop()
+    assert stop is not None
+    speed = rig.embodiment.limits["shoulder_pan"].velocity
+    braking = speed**2 / (2 * rig.embodiment.limits["shoulder_pan"].acceleration)
+    assert np.all(stop.positions[0] < planned.plan.positions[0] + braking)
+    assert np.all(stop.positions >= 0.0)
+
+
+def test_a_stop_after_the_plan_has_ended_commands_nothing(rig) -> None:
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    planned = rig.cycle.run("go")
+    assert isinstance(planned, Planned)
+    rig.cycle.commit(planned.followed)
+    rig.clock.now_ns = int(planned.plan.due_ns[-1])
+    assert rig.cycle.stop() is None
+
+
+def test_what_was_not_sent_is_not_where_the_next_plan_starts(rig) -> None:
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    rig.policy.target = np.full(6, 0.5)
+    assert isinstance(rig.cycle.run("go"), Planned)
+    rig.cycle.commit(None)  # a dry run: the robot has not moved
+    rig.clock.now_ns = T0 + 200 * MS
+    fill(rig.assembler, rig.embodiment, rig.clock.now_ns, np.full(6, -0.15), 2)
+    planned = rig.cycle.run("go")
+    assert isinstance(planned, Planned)
+    assert np.all(planned.plan.positions[0] < -0.1)
+
+
 def test_a_reset_forgets_samples_and_plan(rig) -> None:
     fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
     planned = rig.cycle.run("go")
     assert isinstance(planned, Planned)
-    rig.cycle.commit(planned.plan)
+    rig.cycle.commit(planned.followed)
     rig.cycle.reset()
     assert rig.cycle.active is None and rig.cycle.remaining_points() == 0
     assert isinstance(rig.cycle.run("go"), Refusal)

@@ -98,6 +98,21 @@ def test_after_a_latch_only_reset_stop_and_deactivation_lead_away(steps: list[st
             assert step in ("start", "resume")
 
 
+@pytest.mark.parametrize("between", [("stop", "start"), ("pause", "resume"), ("latch", "reset_stop", "start")])
+def test_a_chunk_begun_before_an_interruption_belongs_to_another_epoch(between: tuple[str, ...]) -> None:
+    supervisor = after("activate", "start")
+    epoch = supervisor.epoch
+    STEPS["refuse"](supervisor)
+    STEPS["send"](supervisor)
+    assert supervisor.epoch == epoch  # refused ticks interrupt nothing
+    for step in between:
+        STEPS[step](supervisor)
+    assert supervisor.moving and supervisor.epoch != epoch
+    epoch = supervisor.epoch
+    supervisor.new_epoch()
+    assert supervisor.epoch != epoch
+
+
 def test_refusals_are_counted_by_reason_and_announced_once() -> None:
     supervisor = after("activate", "start")
     other = Refusal(Reason.MISSING_JOINT, "joints", "joint 'x' is missing")
