@@ -39,8 +39,9 @@ def run_node_benchmark(
     summary = session.summary()
     out = Console(highlight=False)
     out.print(latency_table(summary))
+    out.print(summary.machine, markup=False)
     out.print(
-        f"{summary.chunk_rate_hz:.2f} chunks/s; {refusal_line(summary)}; "
+        f"{summary.chunks} chunks, {summary.chunk_rate_hz:.2f}/s; {refusal_line(summary)}; "
         f"{summary.points_trimmed_mean:.1f} points past on publishing",
         markup=False,
     )

@@ -9,7 +9,7 @@ from groot_ros.closed_loop.summary import Spread, Summary
 
 def latency_table(summary: Summary) -> Table:
     """Where the time of a chunk goes, in milliseconds."""
-    table = Table(title=f"milliseconds per chunk, {summary.chunks} chunks, {summary.machine}", title_justify="left")
+    table = Table(title="milliseconds per chunk", title_justify="left")
     table.add_column("stage")
     for name in ("p50", "p95", "max"):
         table.add_column(name, justify="right")

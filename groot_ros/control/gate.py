@@ -70,11 +70,10 @@ class Gate:
         _count(counts, plan.joints, inside != plan.positions, "position")
 
         slowed = inside.copy()
-        previous, previous_ns = np.clip(start, lower, upper), start_ns
-        for index, due_ns in enumerate(plan.due_ns):
-            reach = speed * max(float(due_ns - previous_ns) * 1e-9, 0.0)
-            slowed[index] = np.clip(inside[index], previous - reach, previous + reach)
-            previous, previous_ns = slowed[index], int(due_ns)
+        previous = np.clip(start, lower, upper)
+        steps_s = np.maximum(np.diff(plan.due_ns, prepend=start_ns), 0) * 1e-9
+        for index, reach in enumerate(steps_s[:, None] * speed):
+            slowed[index] = previous = np.minimum(np.maximum(inside[index], previous - reach), previous + reach)
         _count(counts, plan.joints, slowed != inside, "velocity")
 
         dt_s = float(plan.due_ns[-1] - plan.due_ns[0]) * 1e-9 / (len(plan) - 1) if len(plan) > 1 else 1.0

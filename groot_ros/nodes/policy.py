@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -192,8 +191,6 @@ class PolicyNode(LifecycleNode):
         )
         warm_s = policy.warm_up()
         self.get_logger().info(f"model warm on {policy.device}, {1e3 * warm_s:.1f} ms per chunk")
-        # The default interval of 5 ms would let the inference thread hold up the callbacks between two torch calls.
-        sys.setswitchinterval(1e-3)
         self._dry_run = parameters.dry_run
         if not self._instruction:
             self._set_instruction(parameters.instruction or embodiment.language.default or "")
