@@ -38,7 +38,7 @@ def run_demo(output: Path, instructions: Sequence[str], duration_s: float, seed:
             instructions=instructions,
             duration_s=duration_s,
             log_dir=output / "logs",
-            frame_every_s=duration_s / FRAMES,
+            frame_every_s=duration_s / (4 * FRAMES),  # dense enough to pick even ones
             policy_parameters={"device": "cpu", "torch_threads": 1},
             seed=seed,
             say=lambda text: console.print(f"  {text}"),
