@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
@@ -26,7 +26,7 @@ from groot_ros.nodes import convert
 from groot_ros.nodes.parameters import declare, parameter, read
 from groot_ros.nodes.runtime import leave, run
 from groot_ros.observation.assembler import Assembler
-from groot_ros.observation.types import Refusal
+from groot_ros.observation.types import Reason, Refusal
 from groot_ros.policy.cycle import Planned, PolicyCycle
 from groot_ros.policy.local import DTYPES, LocalPolicy
 from groot_ros.policy.supervisor import Answer, Supervisor
@@ -105,10 +105,12 @@ class PolicyNode(LifecycleNode):
             self.create_service(SetBool, f"~/{name}", self._switch(switch))
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_time_jump)
-        self.create_timer(1.0 / STATUS_HZ, self._publish_status)
-        self.create_timer(1.0, self._publish_diagnostics)
+        # Reports go on when a simulated clock does not.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0 / STATUS_HZ, self._publish_status, clock=steady)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         if self.get_parameter("autostart").value:
-            self._autostart_timer = self.create_timer(0.0, self._autostart)
+            self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
 
     # --- lifecycle ---------------------------------------------------------------------------------------------------
 
@@ -234,6 +236,7 @@ class PolicyNode(LifecycleNode):
             period_ns=round(period_s * 1e9),
             patience_ns=round(3.0 * frame_s * 1e9),
             failed=self._failed,
+            clock_stopped=self._on_clock_stopped,
         )
 
     def _receiver(self, stream: str, assembler: Assembler, worker: Worker | None) -> Callable[[object], None]:
@@ -294,6 +297,11 @@ class PolicyNode(LifecycleNode):
         message = f"{type(error).__name__}: {error}"
         self.get_logger().error(f"inference failed, stopping: {message}")
         self._brake(lambda: self._supervisor.latch("exception", message, error=True))
+
+    def _on_clock_stopped(self) -> None:
+        text = "/clock: expected ROS time to go on, found it standing still, check its publisher or unset use_sim_time"
+        if self._supervisor.refused(Refusal(Reason.CLOCK_STOPPED, "/clock", text)):
+            self.get_logger().warning(f"refused (clock_stopped): {text}")
 
     def _command(self, robot: _Robot, plan: JointPlan) -> None:
         if self._dry_run:

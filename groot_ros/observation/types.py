@@ -29,6 +29,7 @@ class Reason(enum.Enum):
     UNDECODABLE = "undecodable"
     FROZEN_CAMERA = "frozen_camera"
     EMPTY_INSTRUCTION = "empty_instruction"
+    CLOCK_STOPPED = "clock_stopped"
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
+CLOCK_STOPPED_S = 1.0  # steady time without any ROS time: the clock has stopped
 POLL_S = 0.02  # steady-clock wait between looks at ROS time, which may be simulated, slow or stopped
 
 
@@ -23,6 +25,8 @@ class Worker:
         period_ns: ROS time between successful turns.
         patience_ns: ROS time to wait for frames, and between refused turns.
         failed: called with the exception when a turn raises; the thread goes on.
+        clock_stopped: called every ``CLOCK_STOPPED_S`` of steady time in which ROS time did not move, while enabled.
+        steady_s: the steady clock.
     """
 
     def __init__(
@@ -34,8 +38,13 @@ class Worker:
         period_ns: int,
         patience_ns: int,
         failed: Callable[[Exception], None],
+        clock_stopped: Callable[[], None],
+        steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._turn, self._enabled, self._now_ns, self._failed = turn, enabled, now_ns, failed
+        self._clock_stopped, self._steady_s = clock_stopped, steady_s
+        self._last_moved = (-1, 0.0)  # ROS time, and the steady time when it was first seen
+        self._stopped_reports = 0
         self._cameras = frozenset(cameras)
         self._period_ns, self._patience_ns = period_ns, patience_ns
         self._condition = threading.Condition()
@@ -79,7 +88,8 @@ class Worker:
                 if self._closing:
                     return
                 now_ns = self._now_ns()
-                if not self._enabled() or now_ns < self._due_ns:
+                stopped = self._has_stopped(now_ns)
+                if stopped or not self._enabled() or now_ns < self._due_ns:
                     waiting_since_ns = None
                     self._condition.wait(POLL_S)
                     continue
@@ -97,3 +107,16 @@ class Worker:
                 self._failed(error)
             with self._condition:
                 self._due_ns = now_ns + (self._period_ns if worked else 0)
+
+    def _has_stopped(self, now_ns: int) -> bool:
+        """Whether ROS time stands still; reports it while turns are enabled."""
+        steady_s = self._steady_s()
+        if now_ns != self._last_moved[0] or not self._enabled():
+            self._last_moved = (now_ns, steady_s)
+            self._stopped_reports = 0
+            return False
+        reports = int((steady_s - self._last_moved[1]) / CLOCK_STOPPED_S)
+        if reports > self._stopped_reports:
+            self._stopped_reports = reports
+            self._clock_stopped()
+        return reports > 0

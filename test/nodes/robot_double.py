@@ -12,6 +12,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 
@@ -29,6 +30,7 @@ class RobotDouble:
 
     def __init__(self, embodiment: Embodiment) -> None:
         self.edit: Edit = lambda stream, message: message
+        self.clock: Callable[[], int] | None = None  # simulated time, published on /clock
         self.embodiment = embodiment
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -45,6 +47,7 @@ class RobotDouble:
             kind = Image if name in embodiment.cameras else JointState
             self._publishers[name] = self.node.create_publisher(kind, stream.topic, RELIABLE_QOS)
         self.estop = self.node.create_publisher(Bool, "/groot_policy/estop", RELIABLE_QOS)
+        self._clock_publisher = self.node.create_publisher(Clock, "/clock", RELIABLE_QOS)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="robot", daemon=True)
 
@@ -66,6 +69,8 @@ class RobotDouble:
         count = 0
         while not self._end.is_set():
             now = time.monotonic()
+            if self.clock is not None:
+                self._clock_publisher.publish(Clock(clock=to_time(self.clock())))
             for name, stream in self.embodiment.streams.items():
                 if now >= due[name]:
                     due[name] = max(due[name] + 1.0 / stream.rate_hz, now)
@@ -76,7 +81,7 @@ class RobotDouble:
             self._end.wait(0.003)
 
     def _message(self, name: str, count: int) -> object:
-        stamp = to_time(self.node.get_clock().now().nanoseconds)
+        stamp = to_time(self.clock() if self.clock is not None else self.node.get_clock().now().nanoseconds)
         if name in self.embodiment.cameras:
             camera = self.embodiment.cameras[name]
             message = Image(height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from robot_double import RobotDouble
 from std_msgs.msg import Bool
 
@@ -270,3 +273,37 @@ def test_a_dry_run_publishes_chunks_and_no_commands(rig: Rig) -> None:
     seen = len(rig.observer.chunks)
     rig.no_commands_while(lambda: len(rig.observer.chunks) > seen + 2, "chunks")
     assert rig.observer.statuses[-1].dry_run
+
+
+def change_state(rig: Rig, transition: int) -> bool:
+    client = rig.observer.node.create_client(ChangeState, "/groot_policy/change_state")
+    try:
+        assert client.wait_for_service(WAIT_S)
+        answered = threading.Event()
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        future.add_done_callback(lambda _: answered.set())
+        assert answered.wait(WAIT_S)
+        return bool(future.result().success)
+    finally:
+        rig.observer.node.destroy_client(client)
+
+
+def test_the_lifecycle_goes_down_while_running_and_up_again(rig: Rig) -> None:
+    rig.start()
+    rig.wait_chunks(1)
+    assert change_state(rig, Transition.TRANSITION_DEACTIVATE)
+    rig.wait_state(PolicyStatus.INACTIVE)
+    assert not any(rig.observer.commands[-1].points[-1].velocities)
+    seen = len(rig.observer.statuses)
+    rig.no_commands_while(lambda: len(rig.observer.statuses) > seen + 2, "more statuses")
+    assert rig.observer.call("start")[0] is False
+    assert change_state(rig, Transition.TRANSITION_CLEANUP)
+    rig.wait_state(PolicyStatus.UNCONFIGURED)
+    assert change_state(rig, Transition.TRANSITION_CONFIGURE)
+    rig.wait_state(PolicyStatus.INACTIVE)
+    assert change_state(rig, Transition.TRANSITION_ACTIVATE)
+    rig.wait_state(PolicyStatus.READY)
+    rig.wait(lambda: all(rate > 0 for rate in rig.observer.statuses[-1].stream_rate_hz), "all streams")
+    chunks = len(rig.observer.chunks)
+    rig.start()
+    assert rig.observer.chunks[chunks].sequence == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,60 @@ def test_a_signal_while_running_brakes_and_ends_cleanly(
         log = processes.log("policy").read_text()
         assert "Traceback" not in log, log
         assert observer.wait_for(lambda: not any(observer.commands[-1].points[-1].velocities), 5.0)
+
+
+def test_with_simulated_time_a_stopped_clock_is_refused_and_a_jump_back_is_survived(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    embodiment = load_embodiment(robot_yaml)
+    parameters = {
+        "embodiment": robot_yaml,
+        "checkpoint": checkpoint,
+        "instruction": INSTRUCTION,
+        "autostart": True,
+        "start_on_activate": True,
+        "use_sim_time": True,
+    }
+    begin_ns = time.monotonic_ns()
+    with (
+        Processes(tmp_path, ros_environment()) as processes,
+        RobotDouble(embodiment) as robot,
+        Observer(embodiment) as observer,
+    ):
+
+        def wait(condition: Callable[[], bool]) -> bool:
+            return observer.wait_for(condition, WAIT_S, processes.check)
+
+        processes.start("policy", node_command("policy", parameters))
+        assert wait(lambda: bool(observer.statuses))  # reports and autostart need no /clock
+        robot.clock = lambda: 1000 * 10**9 + time.monotonic_ns() - begin_ns
+        assert wait(lambda: len(observer.chunks) > 2)
+        frozen_ns = robot.clock()
+        robot.clock = lambda: frozen_ns
+        assert wait(lambda: observer.statuses[-1].reason == "clock_stopped")
+        assert "/clock" in observer.statuses[-1].message
+        commands, refused = len(observer.commands), observer.statuses[-1].refused
+        assert wait(lambda: observer.statuses[-1].refused > refused)
+        assert len(observer.commands) == commands
+        again_ns = time.monotonic_ns()
+        robot.clock = lambda: 10 * 10**9 + time.monotonic_ns() - again_ns
+        assert wait(lambda: observer.chunks[-1].header.stamp.sec < 1000)
+        assert observer.statuses[-1].state in (PolicyStatus.RUNNING, PolicyStatus.REFUSING)
+        assert processes.end() == {"policy": 0}
+        assert "Traceback" not in processes.log("policy").read_text()
+
+
+def test_a_signal_while_the_model_is_loading_ends_the_process_in_time(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "autostart": True}
+    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+        process = processes.start("policy", node_command("policy", parameters))
+        log = processes.log("policy")
+        assert observer.wait_for(lambda: "loading" in log.read_text(), WAIT_S, processes.check)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(3.0) is not None
+        assert "Traceback" not in log.read_text()
 
 
 BAD_STARTS = {

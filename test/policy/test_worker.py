@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from groot_ros.policy.worker import Worker
+from groot_ros.policy.worker import CLOCK_STOPPED_S, Worker
 
 PERIOD_NS, PATIENCE_NS = 200, 50
 WAIT_S = 10.0
@@ -18,6 +18,8 @@ class Rig:
 
     def __init__(self, result: bool = True) -> None:
         self.now_ns = 1000
+        self.steady_s = 0.0
+        self.stops = 0
         self.enabled = True
         self.result: bool | Exception = result
         self.turns: list[int] = []
@@ -31,6 +33,8 @@ class Rig:
             PERIOD_NS,
             PATIENCE_NS,
             self._failed,
+            self._clock_stopped,
+            lambda: self.steady_s,
         )
 
     def _turn(self) -> bool:
@@ -44,6 +48,11 @@ class Rig:
     def _failed(self, error: Exception) -> None:
         with self.changed:
             self.errors.append(error)
+            self.changed.notify_all()
+
+    def _clock_stopped(self) -> None:
+        with self.changed:
+            self.stops += 1
             self.changed.notify_all()
 
     def frames(self) -> None:
@@ -123,6 +132,29 @@ def test_a_turn_that_raises_is_reported_and_the_thread_goes_on() -> None:
     assert rig.wait_turns(2)
     assert [str(error) for error in rig.errors] == ["broken model"]
     assert rig.worker.close(WAIT_S)
+
+
+def test_a_clock_that_stands_still_is_reported_and_no_turn_happens_until_it_goes_on(rig: Rig) -> None:
+    rig.frames()
+    assert rig.wait_turns(1)
+    rig.now_ns += PERIOD_NS
+    assert rig.stays_at(1)  # the worker has seen this time
+    for count in (1, 2):
+        rig.steady_s += 1.5 * CLOCK_STOPPED_S
+        with rig.changed:
+            assert rig.changed.wait_for(lambda count=count: rig.stops >= count, WAIT_S)
+    rig.frames()
+    assert rig.stays_at(1)
+    rig.now_ns += 1
+    rig.frames()
+    assert rig.wait_turns(2)
+
+
+def test_a_clock_that_stands_still_is_not_reported_while_disabled(rig: Rig) -> None:
+    rig.enabled = False
+    rig.steady_s += 10 * CLOCK_STOPPED_S
+    assert rig.stays_at(0)
+    assert rig.stops == 0
 
 
 def test_restart_makes_a_turn_due_when_time_went_back(rig: Rig) -> None:
