@@ -175,7 +175,7 @@ def replay(
 ) -> None:
     """Send a bag through the same assembler and the same policy; report chunks, ages, refusals and errors.
 
-    Example: [bold]groot-ros replay /tmp/run -c /tmp/tiny -e sim_arm --report report.json[/bold]
+    Example: [bold]groot-ros replay /tmp/run -c /tmp/tiny -e sim_arm --instruction "pick up the red cube"[/bold]
     """
     from groot_ros.bags.command import replay_command
 

@@ -288,9 +288,11 @@ class PolicyNode(LifecycleNode):
             stages_s = {**planned.stages_s, "command": time.perf_counter() - begin}
             age_s = (self._now_ns() - planned.chunk.stamp_ns) * 1e-9
             robot.cycle.commit(None if self._dry_run else planned.followed)
-            self._supervisor.sent(planned.stages_s["model"], age_s - planned.stages_s["model"])
+            recovered = self._supervisor.sent(planned.stages_s["model"], age_s - planned.stages_s["model"])
         self._chunks.publish(convert.chunk_message(planned, robot.embodiment, self._sequence, age_s, stages_s))
         self._sequence += 1
+        if recovered:
+            self.get_logger().info("observations are good again; going on")
         return True
 
     def _failed(self, error: Exception) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from groot_ros.observation.types import Refusal
+from groot_ros.observation.types import Reason, Refusal
 
 LATENCY_WINDOW = 200
 
@@ -66,6 +66,7 @@ class Supervisor:
         self._reason = self._message = ""
         self._estop = False
         self._epoch = 0
+        self._refused_for: tuple[Reason, str] | None = None
         self._clear_counters()
 
     @property
@@ -173,10 +174,10 @@ class Supervisor:
             self._refusals[refusal.reason.value] += 1
             if self._state not in MOVING:
                 return False
-            new = self._state is not State.REFUSING or (self._reason, self._message) != (
-                refusal.reason.value,
-                refusal.message,
-            )
+            # The message counts up ages; the cause is the rule and the stream.
+            cause = (refusal.reason, refusal.source)
+            new = self._state is not State.REFUSING or self._refused_for != cause
+            self._refused_for = cause
             self._set(State.REFUSING, refusal.reason.value, refusal.message)
             return new
 
@@ -186,15 +187,17 @@ class Supervisor:
             self._ticks += 1
             self._refusals[reason] += 1
 
-    def sent(self, model_s: float, overhead_s: float) -> None:
-        """Count a chunk that went out."""
+    def sent(self, model_s: float, overhead_s: float) -> bool:
+        """Count a chunk that went out; True when it ended a time of refusals (worth a log line)."""
         with self.lock:
             self._ticks += 1
             self._chunks += 1
             self._model_s.append(model_s)
             self._overhead_s.append(overhead_s)
-            if self._state is State.REFUSING:
+            recovered = self._state is State.REFUSING
+            if recovered:
                 self._set(State.RUNNING, "", "")
+            return recovered
 
     def snapshot(self) -> Snapshot:
         """Everything at one instant."""

@@ -187,6 +187,7 @@ FAULTS = {
 def test_a_fault_is_refused_by_name_and_no_command_follows_until_it_is_gone(rig: Rig, fault: str) -> None:
     edit, reason, words = FAULTS[fault]
     rig.start()
+    logged = len(rig.processes.log("policy").read_text())
     rig.robot.edit = edit
     rig.wait(lambda: rig.observer.statuses[-1].reason == reason, f"refusal {reason}")
     status = rig.observer.statuses[-1]
@@ -194,6 +195,8 @@ def test_a_fault_is_refused_by_name_and_no_command_follows_until_it_is_gone(rig:
     assert all(word in status.message for word in words), status.message
     refused = status.refused
     rig.no_commands_while(lambda: rig.observer.statuses[-1].refused > refused + 3, "more refused ticks")
+    log = rig.processes.log("policy").read_text()
+    assert sum(f"refused ({reason})" in line for line in log[logged:].splitlines()) == 1, log[logged:]
     counts = dict(zip(rig.observer.statuses[-1].refusal_reasons, rig.observer.statuses[-1].refusal_counts, strict=True))
     assert counts[reason] >= 3
     rig.robot.edit = lambda stream, message: message

@@ -115,12 +115,17 @@ def test_a_chunk_begun_before_an_interruption_belongs_to_another_epoch(between: 
 
 def test_refusals_are_counted_by_reason_and_announced_once() -> None:
     supervisor = after("activate", "start")
+    older = Refusal(Reason.STALE, "front", "topic /front is 1.0 s old")
+    wrist = Refusal(Reason.STALE, "wrist", "topic /wrist is 1.0 s old")
     other = Refusal(Reason.MISSING_JOINT, "joints", "joint 'x' is missing")
-    assert [supervisor.refused(r) for r in (REFUSAL, REFUSAL, other, REFUSAL)] == [True, False, True, True]
-    supervisor.sent(0.02, 0.004)
-    supervisor.sent(0.04, 0.006)
+    refusals = (REFUSAL, older, wrist, other, REFUSAL)
+    assert [supervisor.refused(r) for r in refusals] == [True, False, True, True, True]
+    assert supervisor.sent(0.02, 0.004) is True
+    assert supervisor.sent(0.04, 0.006) is False
+    assert supervisor.refused(REFUSAL) is True
+    assert supervisor.sent(0.03, 0.005) is True
     seen = supervisor.snapshot()
-    assert (seen.ticks, seen.chunks, seen.refusals) == (6, 2, {"stale": 3, "missing_joint": 1})
+    assert (seen.ticks, seen.chunks, seen.refusals) == (9, 3, {"stale": 5, "missing_joint": 1})
     assert seen.model_s[0] == pytest.approx(0.03)
     assert seen.overhead_s[0] == pytest.approx(0.005)
     assert seen.reason == ""
