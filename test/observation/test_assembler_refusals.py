@@ -290,5 +290,6 @@ def test_every_reason_is_tested_here() -> None:
         Reason.SPREAD,
         Reason.FROZEN_CAMERA,
         Reason.EMPTY_INSTRUCTION,
+        Reason.CLOCK_STOPPED,  # the worker says it: test_worker.py, test_policy_process.py
     }
     assert {case[2] for case in MESSAGES.values()} | elsewhere == set(Reason)
