@@ -12,8 +12,8 @@ from groot_ros.model.action_head import RtcOptions, velocity_strength
 from groot_ros.model.positions import mrope_position_ids
 
 # Tolerances of golden/LAYOUT.md; the relative part is the rounding of values larger than one.
-FEATURES = {"atol": 1e-5, "rtol": 1e-6}
-HIDDEN = {"atol": 3e-5, "rtol": 1e-6}
+FEATURES = {"atol": 1e-5, "rtol": 0}
+HIDDEN = {"atol": 3e-5, "rtol": 0}
 
 # Golden tensor names of one stage, which of them must exist in every set, and the tolerance.
 STAGES = {
@@ -116,7 +116,8 @@ def test_golden_loss(golden):
     with torch.no_grad():
         out = training_pass(golden)
     torch.testing.assert_close(out.loss[None], golden.io["out.loss"].reshape(1), **FEATURES)
-    torch.testing.assert_close(out.action_loss, golden.io["out.action_loss"], **FEATURES)
+    # Squares of up to 15, where float32 itself steps by 1e-6: their last digits are the order of summation.
+    torch.testing.assert_close(out.action_loss, golden.io["out.action_loss"], atol=1e-5, rtol=1e-6)
     horizon = out.predicted_velocity.shape[1]
     velocity = golden.io["out.action_decoder_out"][:, -horizon:]
     torch.testing.assert_close(out.predicted_velocity, velocity, **FEATURES)
