@@ -108,7 +108,9 @@ class _Run:
 
     def _take_sample(self, item: BagMessage) -> None:
         stamp_ns = _nanoseconds(item.message.header.stamp)
-        if abs(item.log_ns - stamp_ns) > MAX_CLOCK_DIFFERENCE_NS:
+        # The first stamp tells the clock; a later one that is far off, or none at all, the assembler refuses.
+        first = not self._stamps_ns[item.source]
+        if first and stamp_ns > 0 and abs(item.log_ns - stamp_ns) > MAX_CLOCK_DIFFERENCE_NS:
             raise BagError(
                 f"{self._bag.path}: {item.topic} has header stamp {stamp_ns} ns but was recorded at {item.log_ns} ns: "
                 "two clocks; record simulated time with `ros2 bag record --use-sim-time`"

@@ -44,7 +44,8 @@ class Gate:
         """Return ``plan`` inside the limits when the robot is asked to be at ``start`` [J] (rad) at ``start_ns``.
 
         Positions are clamped first, then each point is held within velocity * time of the point before it, beginning
-        at ``start``; so a chunk that begins far from the robot becomes a ramp and not a jump.
+        at ``start``; so a chunk that begins far from the robot becomes a ramp and not a jump. A robot that stands
+        outside its bounds is led back in at that speed, over points that are outside too.
 
         Raises:
             GateViolation: a value is NaN or infinite (joint and point named), or the plan is empty.
@@ -70,7 +71,7 @@ class Gate:
         _count(counts, plan.joints, inside != plan.positions, "position")
 
         slowed = inside.copy()
-        previous = np.clip(start, lower, upper)
+        previous = start
         steps_s = np.maximum(np.diff(plan.due_ns, prepend=start_ns), 0) * 1e-9
         for index, reach in enumerate(steps_s[:, None] * speed):
             slowed[index] = previous = np.minimum(np.maximum(inside[index], previous - reach), previous + reach)

@@ -140,8 +140,9 @@ def stop_plan(
     All joints come to rest within the time of the slowest one: ``max |v| / a``.
     """
     acceleration = np.array([limits[joint].acceleration or DEFAULT_STOP_ACCELERATION for joint in joints])
-    lower = np.array([limits[joint].lower for joint in joints])
-    upper = np.array([limits[joint].upper for joint in joints])
+    # A robot on its way back into its bounds stops where it is.
+    lower = np.minimum([limits[joint].lower for joint in joints], position)
+    upper = np.maximum([limits[joint].upper for joint in joints], position)
     brake_s = np.abs(velocity) / acceleration
     total_s = max(float(brake_s.max(initial=0.0)), 0.02)  # at rest already: one hold command 20 ms ahead
     times_s = total_s * np.arange(1, STOP_STEPS + 1) / STOP_STEPS

@@ -84,6 +84,7 @@ class PolicyNode(LifecycleNode):
         self._supervisor = Supervisor()
         self._settings = PolicyParameters()
         self._instruction = ""
+        self._instructed = False  # by the topic, which outranks parameter and YAML
         self._dry_run = False
         self._sequence = 0
         self._robot: _Robot | None = None
@@ -130,7 +131,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Allow commands; they wait for ``~/start`` unless ``start_on_activate``."""
         assert self._robot is not None
-        self._robot.cycle.reset()
+        self._robot.cycle.reset(braking=True)
         self._sequence = 0
         self._supervisor.activated()
         result = super().on_activate(state)
@@ -194,7 +195,7 @@ class PolicyNode(LifecycleNode):
         warm_s = policy.warm_up()
         self.get_logger().info(f"model warm on {policy.device}, {1e3 * warm_s:.1f} ms per chunk")
         self._dry_run = parameters.dry_run
-        if not self._instruction:
+        if not self._instructed:
             self._set_instruction(parameters.instruction or embodiment.language.default or "")
         worker = self._make_worker(embodiment, parameters)
         self._robot = _Robot(
@@ -346,7 +347,7 @@ class PolicyNode(LifecycleNode):
         if self._robot is None:
             return Answer(False, "not configured")
         self._brake(self._supervisor.stop)
-        self._robot.cycle.reset()
+        self._robot.cycle.reset(braking=True)
         return Answer(True, "samples and plan forgotten; call ~/start for the next episode")
 
     def _set_dry_run(self, on: bool) -> Answer:
@@ -358,6 +359,7 @@ class PolicyNode(LifecycleNode):
         return Answer(True, "dry run: no commands" if on else "commands go to the robot")
 
     def _on_instruction(self, message: String) -> None:
+        self._instructed = True
         self._set_instruction(message.data)
 
     def _set_instruction(self, text: str) -> None:

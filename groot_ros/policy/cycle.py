@@ -145,10 +145,16 @@ class PolicyCycle:
         self._active = entered(plan, now_ns, position, velocity)
         return plan
 
-    def reset(self) -> None:
-        """Forget samples and plan: the clock jumped, the robot was moved, or an episode begins."""
+    def reset(self, *, braking: bool = False) -> None:
+        """Forget samples and plan: the clock jumped, the robot was moved, or an episode begins.
+
+        With ``braking`` a plan that is under way stays, for the next one must start from it.
+        """
         self._assembler.reset()
-        self._active = None
+        active = self._active
+        under_way = active is not None and active.due_ns[0] <= self._now_ns() < active.due_ns[-1]
+        if not (braking and under_way):
+            self._active = None
 
     def remaining_points(self) -> int:
         """Points of the active plan that are not yet due."""
@@ -156,9 +162,11 @@ class PolicyCycle:
         return len(trim_past(active, self._now_ns())[0]) if active is not None else 0
 
     def _motion(self, observation: Observation, now_ns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Position and velocity [J] at ``now_ns``: the active plan's while it runs, else as measured and at rest."""
+        """Position and velocity [J] at ``now_ns``: the active plan's, or as measured (at rest) when that is newer."""
         active = self._active
-        if active is not None and now_ns < active.due_ns[-1]:
+        seen_ns = min(observation.sample_stamps_ns[stream][-1] for stream in self._embodiment.state_streams)
+        # What was measured before the end is where the robot was when the inference began, not where it is now.
+        if active is not None and seen_ns < active.due_ns[-1]:
             return sample(active, now_ns)
         measured: dict[str, float] = {}
         for key, spec in self._embodiment.state.items():

@@ -68,7 +68,7 @@ class Worker:
     def arrived(self, camera: str) -> None:
         """Note a new frame of ``camera``."""
         with self._condition:
-            if self._now_ns() < self._due_ns:
+            if self._early(self._now_ns()):
                 return
             self._fresh.add(camera)
             if self._fresh >= self._cameras:
@@ -89,7 +89,7 @@ class Worker:
                     return
                 now_ns = self._now_ns()
                 stopped = self._has_stopped(now_ns)
-                if stopped or not self._enabled() or now_ns < self._due_ns:
+                if stopped or not self._enabled() or self._early(now_ns):
                     waiting_since_ns = None
                     self._condition.wait(POLL_S)
                     continue
@@ -107,6 +107,10 @@ class Worker:
                 self._failed(error)
             with self._condition:
                 self._due_ns = now_ns + (self._period_ns if worked else 0)
+
+    def _early(self, now_ns: int) -> bool:
+        """Whether the next turn is not due yet; never for longer than a period, even when ROS time was set back."""
+        return self._due_ns - self._period_ns <= now_ns < self._due_ns
 
     def _has_stopped(self, now_ns: int) -> bool:
         """Whether ROS time stands still; reports it while turns are enabled."""

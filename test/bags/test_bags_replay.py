@@ -173,6 +173,22 @@ def test_two_clocks_are_told(tmp_path: Path) -> None:
         run(maker.write(tmp_path / "bag", shifted))
 
 
+@pytest.mark.parametrize(
+    ("stamp_ns", "reason"),
+    [(0, "missing_field"), (T0 + 100 * S, "future_stamp"), (T0 - 100 * S, "out_of_order")],
+)
+def test_a_wrong_stamp_is_refused_as_it_is_live(stamp_ns: int, reason: str, tmp_path: Path) -> None:
+    """One message in the middle of the bag: the tick that meets it is refused, the replay goes on."""
+    records = maker.episode(1.0)
+    first_tick_ns = T0 + round(EVERY_S * S)
+    last = max(i for i, r in enumerate(records) if r.topic == "/joint_states" and r.log_ns <= first_tick_ns)
+    records[last] = replace(records[last], message=replace(records[last].message, header=maker.header(stamp_ns)))
+    report, _ = run(maker.write(tmp_path / "bag", records))
+    assert report.refused == {reason: 1}
+    assert "/joint_states" in report.refusal_messages[reason]
+    assert len(report.chunks) == report.ticks - 1
+
+
 @pytest.mark.parametrize("every_s", [0.0, -1.0, float("nan")])
 def test_period_has_to_be_positive(every_s: float, bag: Path) -> None:
     with pytest.raises(ValueError, match="every_s: expected a positive time"):

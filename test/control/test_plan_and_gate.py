@@ -109,15 +109,26 @@ def test_whatever_comes_in_leaves_the_gate_inside_limits_and_no_faster_than_allo
     gated = Gate(LIMITS).apply(plan, start, T0)
     out = gated.plan
     lower, upper, speed = np.array([-1.0, -0.5]), np.array([1.0, 2.0]), np.array([2.0, 1.0])
-    assert np.all(out.positions >= lower - 1e-12)
-    assert np.all(out.positions <= upper + 1e-12)
-    path = np.vstack([np.clip(start, lower, upper), out.positions])
+    assert np.all(out.positions >= np.minimum(lower, start) - 1e-12)
+    assert np.all(out.positions <= np.maximum(upper, start) + 1e-12)
+    outside = np.abs(np.clip(out.positions, lower, upper) - out.positions)
+    assert np.all(np.diff(outside, axis=0) <= 1e-12)  # only ever back in
+    path = np.vstack([start, out.positions])
     assert np.all(np.abs(np.diff(path, axis=0)) <= speed * 0.1 + 1e-9)
     assert np.all(np.abs(out.velocities) <= speed + 1e-9)
     assert not out.velocities[-1].any()
     np.testing.assert_array_equal(out.due_ns, plan.due_ns)
     changed = int((np.abs(out.positions - positions) > 0).any())
     assert bool(gated.clamped) == bool(changed)
+
+
+def test_a_robot_outside_its_limits_is_led_back_at_its_speed_and_stops_on_the_way() -> None:
+    gated = Gate(LIMITS).apply(make_plan(np.zeros((8, 2))), np.array([1.5, 0.0]), T0)
+    np.testing.assert_allclose(gated.plan.positions[:, 0], [1.3, 1.1, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0], atol=1e-12)
+    stop = stop_plan(("a", "b"), np.array([1.4, 0.0]), np.array([-2.0, 0.0]), LIMITS, T0)
+    np.testing.assert_allclose(stop.positions[:, 0], 1.4 - np.array([0.09, 0.16, 0.21, 0.24, 0.25]), atol=1e-9)
+    outwards = stop_plan(("a", "b"), np.array([1.4, 0.0]), np.array([2.0, 0.0]), LIMITS, T0)
+    assert np.all(outwards.positions[:, 0] == 1.4)
 
 
 def test_a_plan_inside_all_limits_passes_unchanged() -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from robot_double import RobotDouble
 
 from groot_ros.embodiment.load import load_embodiment
@@ -100,6 +106,62 @@ def test_a_signal_while_the_model_is_loading_ends_the_process_in_time(
         process.send_signal(signal.SIGTERM)
         assert process.wait(3.0) is not None
         assert "Traceback" not in log.read_text()
+
+
+def ask(observer: Observer, kind: type, service: str, request: object) -> Any:
+    client = observer.node.create_client(kind, service)
+    try:
+        assert client.wait_for_service(WAIT_S)
+        answered = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        assert answered.wait(WAIT_S)
+        return future.result()
+    finally:
+        observer.node.destroy_client(client)
+
+
+def test_configure_after_a_failure_and_again_takes_the_parameters_as_they_are_then(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+
+        def configure() -> bool:
+            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+            return bool(ask(observer, ChangeState, "/groot_policy/change_state", request).success)
+
+        def cleanup() -> None:
+            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CLEANUP))
+            assert ask(observer, ChangeState, "/groot_policy/change_state", request).success
+
+        def set_text(name: str, text: str) -> None:
+            value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
+            request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+            assert ask(observer, SetParameters, "/groot_policy/set_parameters", request).results[0].successful
+
+        def wait_instruction(text: str) -> None:
+            assert observer.wait_for(
+                lambda: (last := observer.statuses[-1]).state == PolicyStatus.INACTIVE and last.instruction == text,
+                WAIT_S,
+                processes.check,
+            ), observer.statuses[-1]
+
+        parameters = {"embodiment": robot_yaml, "checkpoint": "/nowhere/at/all", "instruction": "first"}
+        processes.start("policy", node_command("policy", parameters))
+        assert not configure()
+        set_text("checkpoint", str(checkpoint))
+        assert configure()
+        wait_instruction("first")
+        cleanup()
+        set_text("instruction", "second")
+        assert configure()
+        wait_instruction("second")
+        observer.instruct("said by a person")
+        wait_instruction("said by a person")
+        cleanup()
+        assert configure()
+        wait_instruction("said by a person")
+        assert processes.end() == {"policy": 0}
 
 
 BAD_STARTS = {

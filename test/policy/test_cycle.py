@@ -177,6 +177,44 @@ def test_what_was_not_sent_is_not_where_the_next_plan_starts(rig) -> None:
     assert np.all(planned.plan.positions[0] < -0.1)
 
 
+def test_after_an_underrun_the_next_plan_starts_where_the_last_one_ended(rig) -> None:
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    first = rig.cycle.run("go")
+    assert isinstance(first, Planned)
+    rig.cycle.commit(first.followed)
+    end_ns = int(first.plan.due_ns[-1])
+    rig.clock.now_ns = end_ns - 100 * MS
+    fill(rig.assembler, rig.embodiment, rig.clock.now_ns, np.full(6, -0.15), 2)  # still on its way to 0.05
+    rig.policy.latency_ns = 300 * MS
+    rig.policy.target = np.full(6, 0.06)
+    late = rig.cycle.run("go")
+    assert isinstance(late, Planned)
+    np.testing.assert_allclose(late.plan.positions[0], 0.06, atol=1e-6)  # from 0.05, not from -0.15
+    assert late.clamped == {}
+    rig.clock.now_ns = end_ns + 300 * MS
+    fill(rig.assembler, rig.embodiment, rig.clock.now_ns, np.full(6, -0.15), 3)  # moved by hand after the end
+    moved = rig.cycle.run("go")
+    assert isinstance(moved, Planned)
+    assert np.all(moved.followed.positions[0] < -0.1)
+
+
+def test_a_reset_while_braking_keeps_where_the_next_plan_starts(rig) -> None:
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    rig.policy.target = np.full(6, 1.0)
+    planned = rig.cycle.run("go")
+    assert isinstance(planned, Planned)
+    rig.cycle.commit(planned.followed)
+    rig.clock.now_ns = T0 + 150 * MS
+    brake = rig.cycle.stop()
+    assert brake is not None
+    rig.cycle.reset(braking=True)
+    assert rig.cycle.active is not None
+    assert isinstance(rig.cycle.run("go"), Refusal)  # the samples are gone
+    rig.clock.now_ns = int(brake.due_ns[-1])
+    rig.cycle.reset(braking=True)
+    assert rig.cycle.active is None
+
+
 def test_a_reset_forgets_samples_and_plan(rig) -> None:
     fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
     planned = rig.cycle.run("go")

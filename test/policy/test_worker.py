@@ -157,12 +157,37 @@ def test_a_clock_that_stands_still_is_not_reported_while_disabled(rig: Rig) -> N
     assert rig.stops == 0
 
 
-def test_restart_makes_a_turn_due_when_time_went_back(rig: Rig) -> None:
+def test_restart_makes_a_turn_due(rig: Rig) -> None:
     rig.frames()
     assert rig.wait_turns(1)
-    rig.now_ns = 10
     rig.frames()
     assert rig.stays_at(1)
     rig.worker.restart()
     rig.frames()
     assert rig.wait_turns(2)
+
+
+@pytest.mark.parametrize("during_the_turn", [False, True])
+def test_a_turn_is_due_when_time_was_set_back(during_the_turn: bool) -> None:
+    rig = Rig()
+    began, go_on = threading.Event(), threading.Event()
+
+    def turn() -> bool:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        return Rig._turn(rig)
+
+    rig.worker._turn = turn
+    rig.worker.start()
+    rig.frames()
+    assert began.wait(WAIT_S)
+    if during_the_turn:
+        rig.now_ns = 10
+        rig.worker.restart()
+    go_on.set()
+    assert rig.wait_turns(1)
+    rig.now_ns = 10
+    assert rig.stays_at(1)  # the end of the turn is past
+    rig.frames()
+    assert rig.wait_turns(2)
+    assert rig.worker.close(WAIT_S)
