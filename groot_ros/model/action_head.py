@@ -1,7 +1,12 @@
-"""The action head: flow-matching loss, Euler sampler, in-painting of a previous chunk (spec groot_n17.md, 3.2-3.7)."""
+"""The action head: flow-matching loss, Euler sampler, in-painting of a previous chunk.
+
+Sources: spec groot_n17.md, 3.2-3.7, and groot_n15_n16.md, 3.1, 3.4-3.6. The three generations are one head; `FLOW`
+and the config have what differs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +17,25 @@ from groot_ros.model.config import ModelConfig
 from groot_ros.model.dit import DiT, SelfAttentionStack
 from groot_ros.model.embodiment_layers import ActionEncoder, CategoryMLP
 
-LOSS_EPSILON = 1e-6
+
+@dataclass(frozen=True)
+class FlowRules:
+    """What the training objective of a generation has in its code and not in its config."""
+
+    time: Callable[[Tensor, float], Tensor]
+    """A draw of the Beta distribution and `noise_s` -> continuous time."""
+    loss_epsilon: float
+    """Added to the number of unmasked values that the loss is divided by."""
+    mask_token: bool
+    """A dropped state becomes a learned token, in `eval` mode too; else zeros, in training only."""
+
+
+FLOW: dict[str, FlowRules] = {
+    "n1d7": FlowRules(lambda s, noise_s: (1 - s) * noise_s, 1e-6, mask_token=False),
+    "n1d6": FlowRules(lambda s, noise_s: (1 - s) * noise_s, 1e-6, mask_token=True),
+    # From just below 0 to 1; the integer time truncates towards 0.
+    "n1d5": FlowRules(lambda s, noise_s: (noise_s - s) / noise_s, 0.0, mask_token=False),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,7 @@ class ActionHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.flow = FLOW[config.generation]
         width, context = config.input_embedding_dim, config.backbone_embedding_dim
         count, hidden = config.max_num_embodiments, config.hidden_size
         self.model = DiT(
@@ -87,6 +111,10 @@ class ActionHead(nn.Module):
         self.state_encoder = CategoryMLP(count, config.max_state_dim * config.state_history_length, hidden, width)
         self.action_encoder = ActionEncoder(count, config.max_action_dim, width)
         self.action_decoder = CategoryMLP(count, hidden, hidden, config.max_action_dim)
+        if config.num_target_vision_tokens:
+            self.future_tokens = nn.Embedding(config.num_target_vision_tokens, width)
+        if self.flow.mask_token and config.state_dropout_prob > 0:
+            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.vlln = nn.LayerNorm(context) if config.use_vlln else nn.Identity()
         refine = config.vl_self_attention
         self.vl_self_attention = SelfAttentionStack(refine) if refine is not None else nn.Identity()
@@ -115,15 +143,30 @@ class ActionHead(nn.Module):
         tokens = self.action_encoder(actions, timestep, embodiment_id)
         if self.config.add_pos_embed:
             tokens = tokens + self.position_embedding.weight[: tokens.shape[1]]
-        tokens = torch.cat((state_token, tokens), dim=1)
+        before = [state_token]
+        if self.config.num_target_vision_tokens:
+            before.append(self.future_tokens.weight.expand(len(actions), -1, -1))
+        tokens = torch.cat((*before, tokens), dim=1)
         context, text_mask, image_mask = conditioning.context, conditioning.text_mask, conditioning.image_mask
         out = self.model(tokens, context, timestep, text_mask, image_mask)
         return self.action_decoder(out, embodiment_id)[:, -actions.shape[1] :]
 
     def sample_time(self, batch: int, device: torch.device) -> Tensor:
-        """Continuous training times, float32 [batch]: (1 - Beta(alpha, beta)) * noise_s."""
+        """Continuous training times, float32 [batch], from Beta(noise_beta_alpha, noise_beta_beta) and `noise_s`."""
         beta = torch.distributions.Beta(self.config.noise_beta_alpha, self.config.noise_beta_beta)
-        return ((1 - beta.sample((batch,))) * self.config.noise_s).to(device)
+        return self.flow.time(beta.sample((batch,)), self.config.noise_s).to(device)
+
+    def _drop_states(self, state_token: Tensor) -> Tensor:
+        """Training's dropout of whole state tokens [B,1,D], and N1.6's noise on them."""
+        probability = self.config.state_dropout_prob
+        if probability > 0 and (self.training or self.flow.mask_token):
+            dropped = torch.rand(len(state_token), 1, 1, device=state_token.device) < probability
+            instead = self.mask_token if self.flow.mask_token else torch.zeros_like(state_token)
+            state_token = torch.where(dropped, instead.to(state_token), state_token)
+        scale = self.config.state_additive_noise_scale
+        if self.training and scale > 0:
+            state_token = state_token + scale * torch.randn_like(state_token)
+        return state_token
 
     def loss(
         self, backbone: BackboneOutput, inputs: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None
@@ -138,14 +181,12 @@ class ActionHead(nn.Module):
         t = self.sample_time(action.shape[0], action.device) if t is None else t.to(action.device)
         timestep = (t * self.config.num_timestep_buckets).long()
         mix = t.to(action.dtype)[:, None, None]
-        state_token = self.encode_state(inputs["state"], embodiment_id)
-        if self.training and self.config.state_dropout_prob > 0:
-            kept = torch.rand(len(state_token), 1, 1, device=action.device) >= self.config.state_dropout_prob
-            state_token = state_token * kept.to(state_token.dtype)
+        state_token = self._drop_states(self.encode_state(inputs["state"], embodiment_id))
         conditioning = self.condition(backbone)
         predicted = self.velocity((1 - mix) * noise + mix * action, timestep, state_token, conditioning, embodiment_id)
         action_loss = (predicted - (action - noise)).square() * mask
-        return LossOutput(action_loss.sum() / (mask.sum() + LOSS_EPSILON), action_loss, predicted, timestep)
+        loss = action_loss.sum() / (mask.sum() + self.flow.loss_epsilon)
+        return LossOutput(loss, action_loss, predicted, timestep)
 
     def sample(
         self,

@@ -32,6 +32,15 @@ class Backbone(nn.Module, ABC):
     def tied_parameters() -> dict[str, str]:
         """State-dict names that are another parameter, and that parameter's name. Checkpoint files may lack them."""
 
+    def unused_parameters(self) -> set[str]:
+        """State-dict names of parameters that are never read. Checkpoint files may lack them."""
+        return set()
+
+    @property
+    @abstractmethod
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt, image tokens included, that the language model has positions for."""
+
     def __call__(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         output: BackboneOutput = super().__call__(inputs)
         return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import types
@@ -20,7 +21,36 @@ GENERATION_NAMES = {
 
 # NVIDIA's config.json names its vision-language model but does not describe it. A checkpoint with another one (ours of
 # size tiny, the golden references) carries the description under one of these keys.
-BACKBONE_CONFIG_KEYS = ("backbone_config", "_tiny_backbone_config")
+BACKBONE_CONFIG_KEYS = ("backbone_config", "eagle_config", "_tiny_backbone_config")
+
+# Where N1.5 keeps a key of `ModelConfig`: the section of its nested config.json and the name there. Keys that are not
+# listed have the same name at the top; keys of later generations are not N1.5's at all.
+_HEAD, _BACKBONE = "action_head_cfg", "backbone_cfg"
+_N1D5_PLACES: dict[str, tuple[str, str]] = {
+    **{
+        name: (_HEAD, name)
+        for name in (
+            *("backbone_embedding_dim", "max_state_dim", "max_action_dim", "action_horizon", "hidden_size"),
+            *("input_embedding_dim", "add_pos_embed", "max_seq_len", "use_vlln", "diffusion_model_cfg"),
+            *("vl_self_attention_cfg", "num_inference_timesteps", "noise_beta_alpha", "noise_beta_beta", "noise_s"),
+            *("num_timestep_buckets", "max_num_embodiments", "num_target_vision_tokens"),
+        )
+    },
+    **{name: (_BACKBONE, name) for name in ("select_layer", "use_flash_attention", "project_to_dim")},
+    "model_name": (_BACKBONE, "eagle_path"),
+}
+_N1D5_TOP = ("model_type", "architectures", "model_dtype")
+# Keys that the config of a generation does not have; they are written only where they say something.
+_FOREIGN: dict[str, tuple[str, ...]] = {
+    "n1d7": ("num_target_vision_tokens", "project_to_dim", "state_additive_noise_scale"),
+    "n1d6": ("num_target_vision_tokens", "project_to_dim", "state_history_length", "vl_self_attention_cfg"),
+    "n1d5": (),
+}
+# N1.5 says these twice; the head's own value counts, and both are written.
+_N1D5_COPIES = {
+    "action_horizon": (("", "action_horizon"),),
+    "max_action_dim": (("", "action_dim"), (_HEAD, "action_dim")),
+}
 
 DTYPE_NAMES = ("float32", "bfloat16", "float16")
 
@@ -78,6 +108,7 @@ class TransformerConfig:
     output_dim: int | None = None
     dropout: float = 0.0
     final_dropout: bool = False
+    interleave_self_attention: bool = True
 
     @property
     def inner_dim(self) -> int:
@@ -97,7 +128,6 @@ class TransformerConfig:
         for name, fixed in {
             "positional_embeddings": None,
             "norm_type": "ada_norm",
-            "interleave_self_attention": True,
         }.items():
             if name in values and values[name] != fixed:
                 raise ConfigError(f"{key}.{name} is {values[name]!r}; only {fixed!r} is supported")
@@ -106,7 +136,11 @@ class TransformerConfig:
 
 @dataclass
 class ModelConfig:
-    """The keys of config.json that shape the network or its maths. Defaults are those of NVIDIA's code."""
+    """The keys of config.json that shape the network or its maths, under the same names for every generation.
+
+    The defaults here are those of NVIDIA's code for N1.7; `DEFAULTS` has what N1.6 and N1.5 have otherwise. N1.5 keeps
+    most keys in the sections `action_head_cfg` and `backbone_cfg`; they are read from there and written back there.
+    """
 
     model_type: str = "Gr00tN1d7"
     architectures: list[str] = field(default_factory=lambda: ["Gr00tN1d7"])
@@ -134,7 +168,12 @@ class ModelConfig:
     noise_s: float = 0.999
     num_timestep_buckets: int = 1000
     state_dropout_prob: float = 0.0
+    state_additive_noise_scale: float = 0.0
     max_num_embodiments: int = 32
+    num_target_vision_tokens: int = 0
+    """Learned tokens between the state and the actions (N1.5)."""
+    project_to_dim: int | None = None
+    """Width of a linear layer after the backbone (N1.5); None: there is none."""
     backbone_config: dict[str, Any] | None = None
     """Sizes of the vision-language model, where the checkpoint carries them; None: known from `model_name`."""
     backbone_config_key: str = BACKBONE_CONFIG_KEYS[0]
@@ -151,20 +190,16 @@ class ModelConfig:
 
     @property
     def vl_self_attention(self) -> TransformerConfig | None:
-        if not self.vl_self_attention_cfg:
+        # N1.5 switches its self-attention off together with the norm before it.
+        if not self.vl_self_attention_cfg or (self.generation == "n1d5" and not self.use_vlln):
             return None
         return TransformerConfig.from_dict("vl_self_attention_cfg", self.vl_self_attention_cfg)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Reads config.json's object. Unknown keys go to `extra`. ConfigError names the key that is wrong."""
-        detect_generation(values)
-        hints = typing.get_type_hints(cls)
-        own = {"extra", "backbone_config", "backbone_config_key"}
-        known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in own}
-        check_types(values, known)
-        arguments = {name: values[name] for name in known if name in values}
-        extra = {name: value for name, value in values.items() if name not in known}
+        generation = detect_generation(values)
+        arguments, extra = _take_nested(values) if generation == "n1d5" else _take_flat(values)
         for key in BACKBONE_CONFIG_KEYS:
             if key in extra:
                 arguments["backbone_config_key"] = key
@@ -172,7 +207,7 @@ class ModelConfig:
                 if not isinstance(arguments["backbone_config"], dict):
                     raise ConfigError(f"{key} is {arguments['backbone_config']!r}, expected an object")
                 break
-        config = cls(**arguments, extra=extra)
+        config = cls(**{**copy.deepcopy(DEFAULTS[generation]), **arguments}, extra=extra)
         config.check()
         return config
 
@@ -188,14 +223,18 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: the known keys and, unchanged, the unknown ones."""
-        values = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in {"extra", "backbone_config", "backbone_config_key"}
-        }
+        values = {name: getattr(self, name) for name in _known_types()}
+        foreign = {name for name in _FOREIGN[self.generation] if values[name] == getattr(type(self), name)}
+        document = copy.deepcopy(self.extra)
+        if self.generation == "n1d5":
+            for name, (section, key) in _N1D5_PLACES.items():
+                document.setdefault(section, {})[key] = values[name]
+                for other, copied in _N1D5_COPIES.get(name, ()):
+                    (document.setdefault(other, {}) if other else document)[copied] = values[name]
+            values = {name: values[name] for name in _N1D5_TOP}
         if self.backbone_config is not None:
             values[self.backbone_config_key] = self.backbone_config
-        return {**values, **self.extra}
+        return {**{name: value for name, value in values.items() if name not in foreign}, **document}
 
     def check(self) -> None:
         """ConfigError when sizes do not fit together or a switch asks for something that is not built."""
@@ -213,6 +252,12 @@ class ModelConfig:
             ("diffusion_model_cfg heads x head_dim", dit.inner_dim, "input_embedding_dim", self.input_embedding_dim),
             ("diffusion_model_cfg.output_dim", dit.output_dim, "hidden_size", self.hidden_size),
         ]
+        if self.project_to_dim is not None:
+            pairs.append(("project_to_dim", self.project_to_dim, "backbone_embedding_dim", self.backbone_embedding_dim))
+        if self.use_alternate_vl_dit and not dit.interleave_self_attention:
+            raise ConfigError(
+                "diffusion_model_cfg.interleave_self_attention is false, which needs use_alternate_vl_dit false"
+            )
         if refine is not None:
             pairs.append(
                 (
@@ -223,6 +268,8 @@ class ModelConfig:
         for left, a, right, b in pairs:
             if a != b:
                 raise ConfigError(f"{left} is {a}, but {right} is {b}: they must be equal")
+        if self.num_target_vision_tokens < 0:
+            raise ConfigError(f"num_target_vision_tokens is {self.num_target_vision_tokens}, expected 0 or more")
         if self.add_pos_embed and self.action_horizon > self.max_seq_len:
             raise ConfigError(f"action_horizon {self.action_horizon} is larger than max_seq_len {self.max_seq_len}")
         # Found only in NVIDIA code newer than every released checkpoint; it changes the maths of every step.
@@ -241,3 +288,66 @@ CODE_DEFAULT_DIT: dict[str, Any] = {
     "output_dim": 1024,
     "interleave_self_attention": True,
 }
+
+# What the code of each generation assumes for a key that a config.json lacks, where it is not the dataclass's default
+# (spec groot_n15_n16.md, 1.1 and 1.2).
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "n1d7": {},
+    "n1d6": {
+        "model_type": "Gr00tN1d6",
+        "architectures": ["Gr00tN1d6"],
+        "model_name": "nvidia/Eagle-Block2A-2B-v2",
+        "select_layer": 16,
+        "max_state_dim": 29,
+        "max_action_dim": 29,
+        "action_horizon": 16,
+        "diffusion_model_cfg": {**CODE_DEFAULT_DIT, "num_layers": 32},
+    },
+    "n1d5": {
+        "model_type": "gr00t_n1_5",
+        "architectures": ["GR00T_N1_5"],
+        "model_name": "",
+        "model_dtype": "float32",
+        "backbone_embedding_dim": 1536,
+        "use_alternate_vl_dit": False,
+        "num_target_vision_tokens": 32,
+    },
+}
+
+
+def _known_types() -> dict[str, Any]:
+    """Annotated type of every key that `ModelConfig` knows by name."""
+    hints = typing.get_type_hints(ModelConfig)
+    own = {"extra", "backbone_config", "backbone_config_key"}
+    return {f.name: hints[f.name] for f in dataclasses.fields(ModelConfig) if f.name not in own}
+
+
+def _take_flat(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Known keys and the others, of N1.6's and N1.7's flat config.json."""
+    known = _known_types()
+    check_types(values, known)
+    return (
+        {name: values[name] for name in known if name in values},
+        {name: value for name, value in values.items() if name not in known},
+    )
+
+
+def _take_nested(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of N1.5's config.json; the other keys stay in their sections."""
+    types_of = _known_types()
+    extra = copy.deepcopy(values)
+    check_types(extra, {name: types_of[name] for name in _N1D5_TOP})
+    arguments = {name: extra.pop(name) for name in _N1D5_TOP if name in extra}
+    for section in (_HEAD, _BACKBONE):
+        part = extra.get(section)
+        if not isinstance(part, dict):
+            raise ConfigError(f"{section} is {part!r}, expected an object")
+        places = {key: name for name, (place, key) in _N1D5_PLACES.items() if place == section}
+        check_types(part, {key: types_of[name] for key, name in places.items()}, f"{section}.")
+        arguments.update({name: part.pop(key) for key, name in places.items() if key in part})
+    # Without a default in NVIDIA's code, or with one that no network of theirs has.
+    needed = ("select_layer", "max_state_dim", "max_action_dim", "action_horizon", "diffusion_model_cfg")
+    missing = [".".join(_N1D5_PLACES[name]) for name in needed if name not in arguments]
+    if missing:
+        raise ConfigError(f"missing: {', '.join(missing)}")
+    return arguments, extra

@@ -176,6 +176,11 @@ class CosmosBackbone(Backbone):
     def language_model(self) -> Qwen3VLTextModel:
         return self.model.model.language_model
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Positions of the language model."""
+        return int(self.language_model.config.max_position_embeddings)
+
     @staticmethod
     def tied_parameters() -> dict[str, str]:
         """Parameters that are another one under a second name."""

@@ -150,25 +150,31 @@ class SelfAttentionStack(nn.Module):
 class DiT(nn.Module):
     """Even blocks look at the vision-language features, odd blocks at the tokens themselves.
 
-    With `text_every`, even blocks see text only or image only: block 0, 2*text_every, 4*text_every, ... the text, the
-    others the images. Without, they see every position, padding too.
+    Without `interleave_self_attention`, every block looks at the features. With `text_every`, even blocks see text only
+    or image only: block 0, 2*text_every, 4*text_every, ... the text, the others the images. Without, they see every
+    position, padding too.
     """
 
     def __init__(self, config: TransformerConfig, context_dim: int, *, text_every: int | None) -> None:
         super().__init__()
         dim = config.inner_dim
         self.text_every = text_every
+        self.interleaved = config.interleave_self_attention
         self.timestep_encoder = TimestepEncoder(dim)
         self.transformer_blocks = nn.ModuleList(
-            Block(config, context_dim if i % 2 == 0 else dim, adaptive=True) for i in range(config.num_layers)
+            Block(config, context_dim if self._looks_at_context(i) else dim, adaptive=True)
+            for i in range(config.num_layers)
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.proj_out_1 = nn.Linear(dim, 2 * dim)
         self.proj_out_2 = nn.Linear(dim, config.output_dim or dim)
 
+    def _looks_at_context(self, block: int) -> bool:
+        return block % 2 == 0 or not self.interleaved
+
     def _context_masks(self, text_mask: Tensor, image_mask: Tensor) -> Iterator[Tensor | None]:
-        """The mask of each even block, in order."""
-        for i in range(0, len(self.transformer_blocks), 2):
+        """The mask of each block that looks at the features, in order."""
+        for i in filter(self._looks_at_context, range(len(self.transformer_blocks))):
             if self.text_every is None:
                 yield None
             else:
@@ -182,7 +188,8 @@ class DiT(nn.Module):
         masks = self._context_masks(text_mask, image_mask)
         hidden = tokens
         for i, block in enumerate(self.transformer_blocks):
-            hidden = block(hidden, temb, context, next(masks)) if i % 2 == 0 else block(hidden, temb)
+            cross = self._looks_at_context(i)
+            hidden = block(hidden, temb, context, next(masks)) if cross else block(hidden, temb)
         # Here shift is the first half: the other way round than in the blocks.
         shift, scale = self.proj_out_1(functional.silu(temb)).chunk(2, dim=-1)
         return self.proj_out_2(self.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None])

@@ -40,8 +40,8 @@ class GrootModel(nn.Module):
     |---|---|
     | input_ids | int64 [B,L] |
     | attention_mask | [B,L], 1 on real tokens; padding on the left |
-    | pixel_values | float [patches, channels*2*p*p], all images in batch order |
-    | image_grid_thw | int64 [images,3] |
+    | pixel_values | float [patches, values], all images in batch order; order and size of a patch are its backbone's |
+    | image_grid_thw | int64 [images,3]: 1, rows, columns, in patches |
     | state | float [B,history,S], normalised and padded |
     | embodiment_id | int64 [B] |
     | action, action_mask | float [B,H,A], for the loss only |
@@ -71,6 +71,20 @@ class GrootModel(nn.Module):
     def tied_parameters(self) -> dict[str, str]:
         """Names of state-dict entries that are another parameter, and that parameter's name. Files may lack them."""
         return {f"backbone.{name}": f"backbone.{source}" for name, source in self.backbone.tied_parameters().items()}
+
+    def unused_parameters(self) -> set[str]:
+        """Names of state-dict entries that are never read. Files may lack them."""
+        return {f"backbone.{name}" for name in self.backbone.unused_parameters()}
+
+    def optional_parameters(self) -> set[str]:
+        """Names of state-dict entries that files may lack, beside the tied ones."""
+        own = dict(self.named_parameters())
+        return self.unused_parameters() | {name for name in ("action_head.mask_token",) if name in own}
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt, image tokens included, that the language model has positions for."""
+        return self.backbone.max_prompt_tokens
 
     def forward(self, inputs: dict[str, Tensor]) -> LossOutput:
         """The training loss; what trainers call."""
