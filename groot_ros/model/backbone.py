@@ -1,11 +1,17 @@
-"""What every generation's vision-language backbone is to the action head."""
+"""What every generation's vision-language backbone is to the action head, and the walk over a language model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from groot_ros.model.attention import TOWER_ATTENTION, tower_attention_name
+from groot_ros.model.positions import Grid
 
 
 @dataclass
@@ -21,7 +27,16 @@ class BackboneOutput:
 
 
 class Backbone(nn.Module, ABC):
-    """Images and prompt -> features."""
+    """Images and prompt -> features.
+
+    Subclasses set `use_flash_attention` and give the two towers; `visual.config` and `language_model.config` are
+    configurations of transformers, which the layers of the tower read their attention function from.
+    """
+
+    use_flash_attention: bool = True
+    match_reference_bf16: bool = False
+    """Round the rotary embeddings as NVIDIA's policies do, which cast the frequencies to bfloat16 with the rest of the
+    model. Only where the model is in bfloat16; off, they are exact."""
 
     @abstractmethod
     def forward(self, inputs: dict[str, Tensor]) -> BackboneOutput:
@@ -38,9 +53,82 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def visual(self) -> Any:
+        """The vision tower."""
+
+    @property
+    @abstractmethod
+    def language_model(self) -> Any:
+        """The language tower: `embed_tokens`, `layers`, `norm`, `config`."""
+
+    @property
     def max_prompt_tokens(self) -> int:
         """The longest prompt, image tokens included, that the language model has positions for."""
+        return int(self.language_model.config.max_position_embeddings)
+
+    @property
+    def rope_rounding(self) -> torch.dtype | None:
+        """The dtype that rotary frequencies are rounded to, None: they stay exact."""
+        half = self.language_model.embed_tokens.weight.dtype == torch.bfloat16
+        return torch.bfloat16 if self.match_reference_bf16 and half else None
 
     def __call__(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         output: BackboneOutput = super().__call__(inputs)
         return output
+
+    def choose_attention(self) -> None:
+        """Takes flash attention where it is installed and the parameters' device and dtype allow it, else SDPA."""
+        weight = self.language_model.embed_tokens.weight
+        name = tower_attention_name(weight.device, weight.dtype) if self.use_flash_attention else TOWER_ATTENTION
+        for tower in (self.visual, self.language_model):
+            tower.config._attn_implementation = name
+
+    def read_grids(self, inputs: dict[str, Tensor], patch_values: int) -> list[Grid]:
+        """`image_grid_thw` as tuples; ValueError when it is empty or `pixel_values` are not its patches."""
+        grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
+        if not grids:
+            raise ValueError("image_grid_thw is empty: the model needs at least one image")
+        shape = tuple(inputs["pixel_values"].shape)
+        expected = (sum(t * h * w for t, h, w in grids), patch_values)
+        if shape != expected:
+            raise ValueError(
+                f"pixel_values has shape {shape}, but image_grid_thw and the vision tower ask for {expected}"
+            )
+        return grids
+
+    def embed(self, input_ids: Tensor, image_mask: Tensor, image_features: Tensor) -> Tensor:
+        """Token embeddings [B,L,D]; image tokens (bool [B,L]) hold, in order, `image_features` [tokens,D]."""
+        embeddings: Tensor = self.language_model.embed_tokens(input_ids)
+        return embeddings.masked_scatter(image_mask[..., None], image_features.to(embeddings.dtype))
+
+    def walk(
+        self,
+        embeddings: Tensor,
+        rope: tuple[Tensor, Tensor],
+        attention_mask: Tensor,
+        after: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The kept language layers, causal, without the final norm: [B,L,D] -> [B,L,D].
+
+        The attention output of rows of padding is 0, as flash attention leaves it in the reference.
+
+        Args:
+            embeddings: [B,L,D].
+            rope: cos and sin, [B or 1,L,head_dim].
+            attention_mask: bool [B,L], True on real tokens.
+            after: called with the number of a layer and its output; what it gives goes on.
+        """
+        tower = self.language_model
+        mask: Tensor | None = None
+        if not bool(attention_mask.all()):
+            mask = attention_mask  # flash attention takes the padding mask itself
+            if tower.config._attn_implementation == TOWER_ATTENTION:
+                length = attention_mask.shape[1]
+                causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+                mask = causal & attention_mask[:, None, None, :]
+        hidden = embeddings
+        for i, layer in enumerate(tower.layers):
+            hidden = layer(hidden, position_embeddings=rope, attention_mask=mask)
+            if after is not None:
+                hidden = after(i, hidden)
+        return hidden

@@ -18,56 +18,11 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
 from groot_ros.model import positions
-from groot_ros.model.attention import TOWER_ATTENTION, tower_attention_name
+from groot_ros.model.attention import TOWER_ATTENTION
 from groot_ros.model.backbone import Backbone, BackboneOutput
 from groot_ros.model.config import ConfigError, ModelConfig
+from groot_ros.model.descriptions import backbone_description, check_width, pick, pick_text, rope_parameters
 
-# NVIDIA's checkpoints name the backbone; they do not describe it (spec 1.2).
-COSMOS_REASON2_2B: dict[str, Any] = {
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "vision_end_token_id": 151653,
-    "tie_word_embeddings": True,
-    "text_config": {
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": 6144,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 262144,
-        "attention_bias": False,
-        "rope_theta": 5000000,
-        "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
-    },
-    "vision_config": {
-        "depth": 24,
-        "hidden_size": 1024,
-        "num_heads": 16,
-        "intermediate_size": 4096,
-        "hidden_act": "gelu_pytorch_tanh",
-        "in_channels": 3,
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "num_position_embeddings": 2304,
-        "out_hidden_size": 2048,
-        "deepstack_visual_indexes": [5, 11, 17],
-    },
-}
-BUILT_IN_BACKBONES = {
-    "nvidia/Cosmos-Reason2-2B": COSMOS_REASON2_2B,
-    "Qwen/Qwen3-VL-2B-Instruct": COSMOS_REASON2_2B,
-}
-
-_TEXT_KEYS = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("intermediate_size", "hidden_act", "rms_norm_eps", "max_position_embeddings", "attention_bias"),
-)
 _VISION_KEYS = (
     *("depth", "hidden_size", "num_heads", "intermediate_size", "hidden_act", "in_channels", "patch_size"),
     *("temporal_patch_size", "spatial_merge_size", "num_position_embeddings", "out_hidden_size"),
@@ -75,49 +30,20 @@ _VISION_KEYS = (
 )
 
 
-def backbone_description(config: ModelConfig) -> dict[str, Any]:
-    """The sizes of the backbone: the checkpoint's own if it carries them, else those known by `model_name`."""
-    if config.backbone_config is not None:
-        return config.backbone_config
-    if config.model_name not in BUILT_IN_BACKBONES:
+def _rope(description: dict[str, Any]) -> tuple[float, list[int]]:
+    """rope_theta and mrope_section of the language model."""
+    parameters = rope_parameters(description)
+    if parameters.get("mrope_section") is None or not parameters.get("mrope_interleaved", True):
         raise ConfigError(
-            f"model_name is {config.model_name!r}, which is none of the known backbones "
-            f"({', '.join(BUILT_IN_BACKBONES)}); describe it under the key {config.backbone_config_key}"
+            f"the backbone's rope_scaling is {parameters}; expected interleaved M-RoPE with an mrope_section"
         )
-    return BUILT_IN_BACKBONES[config.model_name]
-
-
-def _pick(values: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:
-    part = values.get(section)
-    if not isinstance(part, dict):
-        raise ConfigError(f"the backbone's {section} is {part!r}, expected an object")
-    missing = [key for key in keys if key not in part]
-    if missing:
-        raise ConfigError(f"the backbone's {section} lacks {', '.join(missing)}")
-    return {key: part[key] for key in keys}
-
-
-def _rope(text: dict[str, Any]) -> tuple[float, list[int]]:
-    """rope_theta and mrope_section, where transformers 4.57 (`rope_scaling`) or 5.x (`rope_parameters`) has them."""
-    parameters = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    theta = parameters.get("rope_theta", text.get("rope_theta"))
-    section = parameters.get("mrope_section")
-    if theta is None or section is None:
-        raise ConfigError("the backbone's text_config lacks rope_theta or rope_scaling.mrope_section")
-    if parameters.get("rope_type", "default") != "default" or not parameters.get("mrope_interleaved", True):
-        raise ConfigError(f"the backbone's rope_scaling is {parameters}; only default, interleaved M-RoPE is supported")
-    return float(theta), [int(n) for n in section]
+    return parameters["rope_theta"], [int(n) for n in parameters["mrope_section"]]
 
 
 def _build_towers(description: dict[str, Any], select_layer: int) -> tuple[Qwen3VLVisionModel, Qwen3VLTextModel]:
-    text = _pick(description, "text_config", _TEXT_KEYS)
-    vision = _pick(description, "vision_config", _VISION_KEYS)
-    if not 1 <= select_layer <= text["num_hidden_layers"]:
-        raise ConfigError(
-            f"select_layer is {select_layer}, but the backbone has {text['num_hidden_layers']} language layers"
-        )
-    text["num_hidden_layers"] = select_layer
-    theta, section = _rope(description["text_config"])
+    text = pick_text(description, select_layer)
+    vision = pick(description, "vision_config", _VISION_KEYS)
+    theta, section = _rope(description)
     # Both spellings; each transformers release reads its own. The tables are made in `positions`, not by transformers.
     rope = {"rope_type": "default", "mrope_section": section, "mrope_interleaved": True}
     if "rope_scaling" in inspect.signature(Qwen3VLTextConfig.__init__).parameters:
@@ -157,16 +83,12 @@ class CosmosBackbone(Backbone):
         super().__init__()
         description = backbone_description(config)
         visual, language = _build_towers(description, config.select_layer)
-        if language.config.hidden_size != config.backbone_embedding_dim:
-            raise ConfigError(
-                f"backbone_embedding_dim is {config.backbone_embedding_dim}, but the backbone's "
-                f"text_config.hidden_size is {language.config.hidden_size}"
-            )
+        check_width(config, language.config.hidden_size)
         self.model = _TiedLanguageModel(_Towers(visual, language))
         self.image_token_id = int(description["image_token_id"])
         self.use_flash_attention = config.use_flash_attention
         self.merge = int(visual.config.spatial_merge_size)
-        self._rope_theta, self._mrope_section = _rope(description["text_config"])
+        self._rope_theta, self._mrope_section = _rope(description)
 
     @property
     def visual(self) -> Qwen3VLVisionModel:
@@ -176,22 +98,10 @@ class CosmosBackbone(Backbone):
     def language_model(self) -> Qwen3VLTextModel:
         return self.model.model.language_model
 
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Positions of the language model."""
-        return int(self.language_model.config.max_position_embeddings)
-
     @staticmethod
     def tied_parameters() -> dict[str, str]:
         """Parameters that are another one under a second name."""
         return {"model.lm_head.weight": "model.model.language_model.embed_tokens.weight"}
-
-    def _choose_attention(self) -> None:
-        """Takes flash attention where it is installed and the parameters' device and dtype allow it, else SDPA."""
-        weight = self.model.lm_head.weight
-        name = tower_attention_name(weight.device, weight.dtype) if self.use_flash_attention else TOWER_ATTENTION
-        for tower in (self.visual, self.language_model):
-            tower.config._attn_implementation = name
 
     def forward(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         """Runs both towers.
@@ -203,19 +113,22 @@ class CosmosBackbone(Backbone):
         Raises:
             ValueError: tokens, patches and grids disagree about the images.
         """
-        self._choose_attention()
+        self.choose_attention()
         device = self.model.lm_head.weight.device
         input_ids = inputs["input_ids"].to(device)
         attention_mask = inputs["attention_mask"].to(device) == 1
-        grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
-        self._check_images(inputs["pixel_values"], grids)
+        vision = self.visual.config
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        grids = self.read_grids(inputs, values)
+        for grid in grids:
+            if grid[0] != 1 or grid[1] % self.merge or grid[2] % self.merge:
+                raise ValueError(f"image_grid_thw row {grid}: expected 1 frame and sides that {self.merge} divides")
         position_ids = positions.mrope_position_ids(
             input_ids, attention_mask, grids, image_token_id=self.image_token_id, merge=self.merge
         )
         image_features, taps = self.encode_images(inputs["pixel_values"].to(device), grids)
         image_mask = (input_ids == self.image_token_id) & attention_mask
-        embeddings = self.language_model.embed_tokens(input_ids)
-        embeddings = embeddings.masked_scatter(image_mask[..., None], image_features.to(embeddings.dtype))
+        embeddings = self.embed(input_ids, image_mask, image_features)
         features = self.read(embeddings, position_ids, attention_mask, image_mask, taps)
         return BackboneOutput(features, attention_mask, input_ids == self.image_token_id)
 
@@ -229,7 +142,8 @@ class CosmosBackbone(Backbone):
         indices, weights = positions.position_table_lookup(grids, coordinates, tower.num_grid_per_side)
         table = tower.pos_embed(indices) * weights[..., None].to(hidden.dtype)
         hidden = hidden + table.sum(dim=0)
-        rope = positions.vision_rope_tables(coordinates, tower.config.hidden_size // tower.config.num_heads)
+        head_dim = tower.config.hidden_size // tower.config.num_heads
+        rope = positions.vision_rope_tables(coordinates, head_dim, self.rope_rounding)
         lengths = torch.tensor([rows * cols for frames, rows, cols in grids for _ in range(frames)])
         bounds = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         if tower.config._attn_implementation != TOWER_ATTENTION:  # flash attention reads the bounds on its device
@@ -251,37 +165,15 @@ class CosmosBackbone(Backbone):
         taps: Sequence[Tensor],
     ) -> Tensor:
         """The kept language layers on embeddings [B,L,D]; tap i is added at the image tokens after layer i."""
-        tower = self.language_model
+        head_dim = self.language_model.config.head_dim
         rope = positions.mrope_tables(
-            position_ids, tower.config.head_dim, self._rope_theta, self._mrope_section, embeddings.dtype
+            position_ids, head_dim, self._rope_theta, self._mrope_section, embeddings.dtype, self.rope_rounding
         )
-        padded = not bool(attention_mask.all())
-        mask: Tensor | None = None
-        if padded and tower.config._attn_implementation == TOWER_ATTENTION:
-            length = attention_mask.shape[1]
-            causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-            mask = causal & attention_mask[:, None, None, :]
-        elif padded:
-            mask = attention_mask  # flash attention takes the padding mask, and leaves 0 in the rows of padding
-        hidden = embeddings
-        for i, layer in enumerate(tower.layers):
-            hidden = layer(hidden, position_embeddings=rope, attention_mask=mask)
-            if i < len(taps):
-                added = torch.zeros_like(hidden).masked_scatter(image_mask[..., None], taps[i].to(hidden.dtype))
-                hidden = hidden + added
-        return hidden
 
-    def _check_images(self, pixel_values: Tensor, grids: Sequence[positions.Grid]) -> None:
-        if not grids:
-            raise ValueError("image_grid_thw is empty: the model needs at least one image")
-        config = self.visual.config
-        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
-        patches = sum(t * h * w for t, h, w in grids)
-        if pixel_values.ndim != 2 or tuple(pixel_values.shape) != (patches, width):
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but image_grid_thw and the vision tower ask for "
-                f"{(patches, width)}"
-            )
-        for grid in grids:
-            if grid[0] != 1 or grid[1] % self.merge or grid[2] % self.merge:
-                raise ValueError(f"image_grid_thw row {grid}: expected 1 frame and sides that {self.merge} divides")
+        def add_tap(i: int, hidden: Tensor) -> Tensor:
+            if i >= len(taps):
+                return hidden
+            added = torch.zeros_like(hidden).masked_scatter(image_mask[..., None], taps[i].to(hidden.dtype))
+            return hidden + added
+
+        return self.walk(embeddings, rope, attention_mask, add_tap)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from groot_ros.model.action_head import ActionHead, LossOutput, RtcOptions
 from groot_ros.model.backbone import Backbone
-from groot_ros.model.config import ConfigError, ModelConfig
+from groot_ros.model.config import ModelConfig
 from groot_ros.model.cosmos import CosmosBackbone
+from groot_ros.model.eagle import EagleBackbone
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class GenerationParts:
 
 GENERATIONS: dict[str, GenerationParts] = {
     "n1d7": GenerationParts(CosmosBackbone, ActionHead),
+    "n1d6": GenerationParts(EagleBackbone, ActionHead),
+    "n1d5": GenerationParts(EagleBackbone, ActionHead),
 }
 
 INTEGER_INPUTS = ("input_ids", "attention_mask", "image_grid_thw", "embodiment_id")
@@ -49,11 +52,6 @@ class GrootModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.generation not in GENERATIONS:
-            raise ConfigError(
-                f"this is a checkpoint of generation {config.generation} (model_type {config.model_type}); supported: "
-                f"{', '.join(GENERATIONS)}"
-            )
         parts = GENERATIONS[config.generation]
         self.config = config
         self.backbone = parts.backbone(config)

@@ -17,9 +17,28 @@ Grid = tuple[int, int, int]
 VISION_ROPE_THETA = 10000.0
 
 
-def inverse_frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
-    """theta^(-2k/dim), k = 0..dim/2-1, float32."""
-    return 1.0 / theta ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+def inverse_frequencies(dim: int, theta: float, device: torch.device, rounding: torch.dtype | None = None) -> Tensor:
+    """theta^(-2k/dim), k = 0..dim/2-1, float32; the values are first rounded to `rounding` if that is given."""
+    exact = 1.0 / theta ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+    return exact if rounding is None else exact.to(rounding).float()
+
+
+def rope_tables(
+    length: int,
+    head_dim: int,
+    theta: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    rounding: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [1,length,head_dim] of one position per token, counted over padding too (spec groot_n15_n16.md, 3.1).
+
+    `rounding`: see `inverse_frequencies`.
+    """
+    steps = torch.arange(length, device=device, dtype=torch.float32)
+    angles = torch.outer(steps, inverse_frequencies(head_dim, theta, device, rounding))
+    angles = torch.cat((angles, angles), dim=-1)[None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def mrope_position_ids(
@@ -76,13 +95,19 @@ def mrope_position_ids(
 
 
 def mrope_tables(
-    position_ids: Tensor, head_dim: int, theta: float, section: Sequence[int], dtype: torch.dtype
+    position_ids: Tensor,
+    head_dim: int,
+    theta: float,
+    section: Sequence[int],
+    dtype: torch.dtype,
+    rounding: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """cos and sin [B,L,head_dim] of interleaved M-RoPE.
 
     Frequencies 3k+1 turn with the height id and 3k+2 with the width id, as many as `section` says; the rest with time.
+    `rounding`: see `inverse_frequencies`.
     """
-    frequencies = inverse_frequencies(head_dim, theta, position_ids.device)
+    frequencies = inverse_frequencies(head_dim, theta, position_ids.device, rounding)
     axis = torch.zeros(head_dim // 2, dtype=torch.int64)
     axis[1 : 3 * section[1] : 3] = 1
     axis[2 : 3 * section[2] : 3] = 2
@@ -102,12 +127,19 @@ def patch_coordinates(grids: Sequence[Grid], merge: int, device: torch.device) -
     return torch.cat(parts).to(device)
 
 
-def vision_rope_tables(coordinates: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [patches,head_dim]: a quarter of the angles from row, one from column; both twice."""
-    frequencies = inverse_frequencies(head_dim // 2, VISION_ROPE_THETA, coordinates.device)
-    angles = (coordinates[..., None].float() * frequencies).flatten(1)
+def vision_rope_tables(
+    coordinates: Tensor, head_dim: int, rounding: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """cos and sin, float32 [patches,head_dim]: a quarter of the angles from row, one from column; both twice.
+
+    With `rounding`, frequencies, angles, cos and sin are each rounded to that dtype: transformers 4.57 computes these
+    tables in the dtype of its frequencies, other than those of the text.
+    """
+    frequencies = inverse_frequencies(head_dim // 2, VISION_ROPE_THETA, coordinates.device, rounding)
+    dtype = rounding or torch.float32
+    angles = (coordinates[..., None].float() * frequencies).flatten(1).to(dtype)
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos().float(), angles.sin().float()
 
 
 def position_table_lookup(grids: Sequence[Grid], coordinates: Tensor, side: int) -> tuple[Tensor, Tensor]:
