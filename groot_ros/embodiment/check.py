@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from groot_ros.embodiment.errors import EmbodimentError
-from groot_ros.embodiment.load import where
-from groot_ros.embodiment.rules import Path, closest, one_of
+from groot_ros.embodiment.load import dotted, where
+from groot_ros.embodiment.problems import Path, closest, one_of
 from groot_ros.embodiment.schema import Embodiment
 
 
@@ -71,7 +71,7 @@ def check_against_checkpoint(
                 differences.append(((name, key), True, text))
     if differences:
         lines = [
-            f"{where(embodiment, path, on_key=on_key)}: {'.'.join(map(str, path))}: {text}"
+            f"{where(embodiment, path, on_key=on_key)}: {dotted(embodiment, path)}: {text}"
             for path, on_key, text in differences
         ]
         raise EmbodimentError(lines)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from groot_ros.embodiment import generations
 from groot_ros.embodiment.errors import EmbodimentError
-from groot_ros.embodiment.rules import Problem, RuleError, closest, find_problems, one_of
+from groot_ros.embodiment.problems import Path as KeyPath
+from groot_ros.embodiment.problems import Problem, RuleError, closest, one_of
+from groot_ros.embodiment.rules import find_problems
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.yaml_lines import YamlFile, read_yaml
 from groot_ros.share import share_directories
@@ -60,16 +65,56 @@ def embodiment_path(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def load_embodiment(name_or_path: str | os.PathLike[str]) -> Embodiment:
-    """Read one robot's YAML.
+def embodiment_generations(name_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The generations that a robot's YAML lists, oldest first; empty when it holds for every generation.
+
+    Raises: EmbodimentError when the file cannot be read or its ``generations`` is malformed.
+    """
+    data, _ = _read(embodiment_path(name_or_path))
+    return generations.listed(data)
+
+
+def load_embodiment(name_or_path: str | os.PathLike[str], generation: str | None = None) -> Embodiment:
+    """Read one robot's YAML, as it is for one generation of the model.
 
     Args:
         name_or_path: a YAML file, or a name of ``available_embodiments()``.
+        generation: ``n1d5``, ``n1d6`` or ``n1d7``; None: the newest that the file lists.
 
     Raises: EmbodimentError with one ``file:line: path.to.key: expected ..., found ..., do`` per problem.
     A rule that spans sections is judged once the sections it reads are well formed by themselves.
     """
     path = embodiment_path(name_or_path)
+    data, source = _read(path)
+    located = [_bad_key(bad.path, bad.line, bad.first_line) for bad in source.bad_keys]
+    listed = generations.listed(data)
+    if isinstance(data, Mapping) and "generation" in data:
+        do = "remove it, or list the generations under generations"
+        located.append(_located(source, Problem(("generation",), "no such key", "it", do, on_key=True)))
+    if listed:
+        generation = generation if generation is not None else listed[-1]
+        if generation not in listed:
+            do = "use a checkpoint of one of these, or add the generation to the file"
+            problem = Problem((generations.SECTION,), f"{generation!r}", one_of(listed), do, on_key=True)
+            raise EmbodimentError([f"{path}:{source.line(problem.path, on_key=True)}: {problem}"])
+        data, moved = generations.merged(data, generation)
+        source = dataclasses.replace(source, moved=moved)
+    if isinstance(data, Mapping):
+        data = {**data, "generation": generation}
+    embodiment = None
+    try:
+        embodiment = Embodiment.model_validate(data)
+    except ValidationError as error:
+        located += [_located(source, problem) for problem in _problems(error, data)]
+    if located or embodiment is None:
+        located.sort(key=lambda item: item[0])
+        raise EmbodimentError([f"{path}:{line}: {problem}" for line, problem in located])
+    embodiment._source = source
+    return embodiment
+
+
+def _read(path: Path) -> tuple[Any, YamlFile]:
+    """The file's data and lines. Raises: EmbodimentError, also for a malformed ``generations``."""
     try:
         data, source = read_yaml(path)
     except OSError as error:
@@ -80,23 +125,28 @@ def load_embodiment(name_or_path: str | os.PathLike[str]) -> Embodiment:
         raise EmbodimentError([f"{path}: expected UTF-8 text, found {error.reason}, save it as UTF-8"]) from error
     except yaml.YAMLError as error:
         raise EmbodimentError([_syntax_error(path, error)]) from error
-    located = [_bad_key(bad.path, bad.line, bad.first_line) for bad in source.bad_keys]
-    embodiment = None
-    try:
-        embodiment = Embodiment.model_validate(data)
-    except ValidationError as error:
-        located += [(source.line(p.path, on_key=p.on_key), p) for p in _problems(error, data)]
-    if located or embodiment is None:
-        located.sort(key=lambda item: item[0])
-        raise EmbodimentError([f"{path}:{line}: {problem}" for line, problem in located])
-    embodiment._source = source
-    return embodiment
+    problems = list(generations.find_problems(data))
+    if problems:
+        raise EmbodimentError([f"{path}:{source.line(p.path, on_key=p.on_key)}: {p}" for p in problems])
+    return data, source
 
 
-def where(embodiment: Embodiment, path: tuple[str | int, ...], *, on_key: bool = False) -> str:
+def _located(source: YamlFile, problem: Problem) -> tuple[int, Problem]:
+    """The line of a problem of the merged data, and the problem with its place in the file."""
+    line = source.line(problem.path, on_key=problem.on_key)
+    return line, dataclasses.replace(problem, path=source.place(problem.path))
+
+
+def where(embodiment: Embodiment, path: KeyPath, *, on_key: bool = False) -> str:
     """``file:line`` of a value of a loaded embodiment; its name for one that was built in Python."""
     source: YamlFile | None = embodiment.source
     return f"embodiment {embodiment.name}" if source is None else f"{source.path}:{source.line(path, on_key=on_key)}"
+
+
+def dotted(embodiment: Embodiment, path: KeyPath) -> str:
+    """``path`` as it stands in the file: with ``generations.NAME`` in front where a generation has the section."""
+    source: YamlFile | None = embodiment.source
+    return ".".join(map(str, path if source is None else source.place(path)))
 
 
 def _syntax_error(path: Path, error: yaml.YAMLError) -> str:
@@ -162,7 +212,12 @@ def _annotation_at(loc: tuple[str | int, ...]) -> tuple[Any, str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The model that an annotation is, or that it allows beside None."""
+    union = get_origin(annotation) in (Union, types.UnionType)
+    for option in get_args(annotation) if union else (annotation,):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
 
 
 _EXPECTED = {

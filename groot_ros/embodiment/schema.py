@@ -1,5 +1,7 @@
 """Schema of one robot's YAML: what it publishes, how that maps to the model's keys, what it may be told.
 
+This is the robot for one generation of the model; ``generations:`` of a file is merged before (``generations``).
+
 ROS side: SI units and radians, matched by joint name or field path. Model side: the unit of the training
 data. ``units.to_model`` and ``units.to_ros`` are the only place where the two meet. Every field's description
 names its unit; rules that span fields are in ``rules``.
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from groot_ros.embodiment import rules
+from groot_ros.embodiment.problems import RuleError
 
 if TYPE_CHECKING:
     from groot_ros.embodiment.yaml_lines import YamlFile
@@ -21,7 +24,26 @@ FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
 Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
-Unit = Literal["rad", "deg", "m", "mm", "rad/s", "m/s", "N", "Nm", "percent", "signed_percent", "unitless"]
+Unit = Literal[
+    "rad",
+    "deg",
+    "m",
+    "mm",
+    "rad/s",
+    "m/s",
+    "N",
+    "Nm",
+    "percent",
+    "signed_percent",
+    "fraction",
+    "signed_fraction",
+    "unitless",
+]
+Generation = Literal["n1d5", "n1d6", "n1d7"]
+Normalization = Literal["min_max", "mean_std", "sin_cos", "q99", "binary", "scale"]
+Rotation = Literal["rotation_6d", "quaternion", "euler_angles_rpy", "axis_angle"]
+Names = Annotated[list[Name], Field(min_length=1)]
+Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
 Qos = Annotated[
     Literal["sensor_data", "reliable"],
     Field(description="Quality of service of the subscription: best effort (sensor_data) or reliable."),
@@ -101,15 +123,16 @@ class VideoKey(Strict):
 class VectorKey(Strict):
     """Units and calibration shared by state and action keys.
 
-    ``model = convert(unit, sign * ros + offset)``. ``percent`` (0..100) and ``signed_percent`` (-100..100)
-    are linear between ``limits.lower`` and ``limits.upper`` of the joint, downwards where ``sign`` is -1;
-    they take no ``offset``.
+    ``model = convert(unit, sign * ros + offset)``. ``percent`` (0..100), ``signed_percent`` (-100..100), ``fraction``
+    (0..1) and ``signed_fraction`` (-1..1) are linear between ``limits.lower`` and ``limits.upper`` of the joint
+    (``bounds`` of a field), downwards where ``sign`` is -1; they take no ``offset``.
     """
 
     unit: Unit = Field(
         default="rad",
-        description="Unit of the training data. ROS side: rad for rad and deg, m for m and mm; percent and "
-        "signed_percent come from the joint's limits; the others are passed on as they are.",
+        description="Unit of the training data. ROS side: rad for rad and deg, m for m and mm; percent, "
+        "signed_percent, fraction and signed_fraction come from the joint's limits; the others are passed on as they "
+        "are.",
     )
     sign: list[Literal[-1, 1]] | None = Field(
         default=None, description="Per joint or field: 1 as in ROS, -1 reversed; all 1 when left out."
@@ -118,39 +141,96 @@ class VectorKey(Strict):
         default=None,
         description="Per joint or field, in ROS units (rad, m), added after sign; all 0 when left out.",
     )
+    tool_rotation: list[FiniteFloat] | None = Field(
+        default=None,
+        description="Quaternion [x, y, z, w] from the frame of the ROS pose to the frame of the training data: the "
+        "model's orientation is that of the message times this (on the right). For fields that are an orientation.",
+    )
+    normalization: Normalization = Field(
+        default="min_max",
+        description="How the checkpoint normalises this key; q99, binary and scale exist in N1.5 only. Used where no "
+        "checkpoint says it: for random checkpoints and for N1.5.",
+    )
+    target_rotation: Rotation | None = Field(
+        default=None, description="N1.5 only: the form into which the checkpoint turns this key, which is a rotation."
+    )
 
 
 class StateKey(VectorKey):
-    """A state key of the checkpoint: named joints of a JointState, or field paths of another message."""
+    """A state key of the checkpoint: named joints of a JointState, field paths of another message, or constants."""
 
-    stream: Name = Field(description="Name of a state stream of this file.")
-    joints: Annotated[list[Name], Field(min_length=1)] | None = Field(
+    stream: Name | None = Field(
+        default=None, description="Name of a state stream of this file; left out for a constant key."
+    )
+    joints: Names | None = Field(
         default=None, description="Joint names in the model's order (stream of type JointState)."
     )
     field: Literal["position", "velocity", "effort"] = Field(
         default="position",
         description="Which array of the JointState is read (rad or m, rad/s or m/s, Nm or N).",
     )
-    fields: Annotated[list[Name], Field(min_length=1)] | None = Field(
+    fields: Names | None = Field(
         default=None,
-        description="Field paths in the model's order, such as pose.position.x (streams of the other types).",
+        description="Field paths in the model's order, such as pose.position.x (streams of the other types). A message "
+        "with a pose also has roll, pitch, yaw, rotvec.x|y|z (rad) and rot6d.0..5 beside position and orientation.",
+    )
+    constant: Numbers | None = Field(
+        default=None,
+        description="Fixed numbers in the unit of the training data, for a padding key that no topic feeds.",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """Joints, field paths or ``constant.i``, one per dimension of the key."""
+        if self.constant is not None:
+            return [f"constant.{i}" for i in range(len(self.constant))]
+        return self.joints or self.fields or []
+
+
+class Bounds(Strict):
+    """Range of commanded numbers that are not joints, in ROS units."""
+
+    lower: Numbers = Field(description="Lowest value per field (ROS units).")
+    upper: Numbers = Field(description="Highest value per field (ROS units).")
+
+
+class Representation(Strict):
+    """How the checkpoint sees an action key; the words of its ``action_configs``."""
+
+    rep: Literal["RELATIVE", "ABSOLUTE", "DELTA"] = Field(
+        description="RELATIVE to the state, or ABSOLUTE; DELTA is handled as ABSOLUTE, as NVIDIA's processor does."
+    )
+    type: Literal["EEF", "NON_EEF"] = Field(
+        default="NON_EEF", description="EEF: a pose, relative in SE(3); NON_EEF: numbers, relative by subtraction."
+    )
+    format: Literal["DEFAULT", "XYZ_ROT6D", "XYZ_ROTVEC"] = Field(
+        default="DEFAULT", description="Layout of an EEF key: 16 numbers (a 4x4 matrix), 9 or 6."
+    )
+    state_key: Name | None = Field(
+        default=None, description="State key that a RELATIVE key refers to; the one of the same name when left out."
+    )
+
+
+class ActionKey(VectorKey):
+    """An action key of the checkpoint and what it commands: joints, or numbers of the output's message."""
+
+    joints: Names | None = Field(default=None, description="Joint names in the model's order.")
+    fields: Names | None = Field(
+        default=None,
+        description="Field paths of the output's message in the model's order, such as linear.x (Twist), "
+        "pose.position.x (PoseStamped, with the derived numbers of a state's pose) or data.0 (Float64MultiArray).",
+    )
+    bounds: Bounds | None = Field(default=None, description="Range of each field; joints have theirs in limits.")
+    representation: Representation | None = Field(
+        default=None,
+        description="How the checkpoint sees the key. Left out: N1.6 and N1.7 take several joints RELATIVE to the "
+        "state key of the same name and joints, all else is ABSOLUTE.",
     )
 
     @property
     def names(self) -> list[str]:
         """Joints or field paths, one per dimension of the key."""
         return self.joints or self.fields or []
-
-
-class ActionKey(VectorKey):
-    """An action key of the checkpoint and the joints that it commands."""
-
-    joints: Annotated[list[Name], Field(min_length=1)] = Field(description="Joint names in the model's order.")
-
-    @property
-    def names(self) -> list[str]:
-        """Joints, one per dimension of the key."""
-        return self.joints
 
 
 class DeltaIndices(Strict):
@@ -193,10 +273,17 @@ class Sync(Strict):
 
 
 class Output(Strict):
-    """One command topic and the action keys whose joints it carries, in this order."""
+    """One command topic and the action keys whose joints or numbers it carries, in this order."""
 
     topic: Topic = Field(description="Topic name.")
-    type: Literal["trajectory_msgs/msg/JointTrajectory"] = Field(description="Message type of the topic.")
+    type: Literal[
+        "trajectory_msgs/msg/JointTrajectory",
+        "sensor_msgs/msg/JointState",
+        "std_msgs/msg/Float64MultiArray",
+        "geometry_msgs/msg/Twist",
+        "geometry_msgs/msg/TwistStamped",
+        "geometry_msgs/msg/PoseStamped",
+    ] = Field(description="Message type of the topic.")
     keys: Annotated[list[Name], Field(min_length=1)] = Field(description="Action keys of this file.")
     frame_id: str = Field(default="", description="frame_id of the command's header.")
 
@@ -224,9 +311,14 @@ class Embodiment(Strict):
     action: Annotated[dict[Name, ActionKey], Field(min_length=1)] = Field(description="Action keys.")
     language: Language = Field(description="Language key.")
     delta_indices: DeltaIndices = Field(description="History and horizon in steps.")
-    limits: Annotated[dict[Name, JointLimit], Field(min_length=1)] = Field(description="Bounds by joint name.")
+    limits: dict[Name, JointLimit] = Field(default_factory=dict, description="Bounds by joint name.")
     outputs: Annotated[dict[Name, Output], Field(min_length=1)] = Field(description="Command topics by name.")
     sync: Sync = Field(default_factory=Sync, description="Agreement of the streams' stamps.")
+    generation: Generation | None = Field(
+        default=None,
+        description="Model generation that this is for; None: a file without generations holds for all. Set by "
+        "load_embodiment, not written in the file.",
+    )
 
     _source: YamlFile | None = PrivateAttr(default=None)
 
@@ -234,7 +326,7 @@ class Embodiment(Strict):
     def _check_rules(self) -> Embodiment:
         problems = rules.find_problems({name: getattr(self, name) for name in type(self).model_fields})
         if problems:
-            raise rules.RuleError(problems)
+            raise RuleError(problems)
         return self
 
     @property
@@ -259,5 +351,5 @@ class Embodiment(Strict):
 
     @property
     def action_joints(self) -> list[str]:
-        """All commanded joints in the order of the action keys."""
-        return [joint for key in self.action.values() for joint in key.joints]
+        """All commanded joints in the order of the action keys; keys that command fields have none."""
+        return [joint for key in self.action.values() for joint in key.joints or []]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from groot_ros.embodiment.schema import ActionKey, Embodiment, StateKey
-from groot_ros.embodiment.vocabulary import PERCENT_UNITS
+from groot_ros.embodiment.vocabulary import SPAN_UNITS
 
-# Factor from ROS units; percent units come from the joint's limits instead.
+# Factor from ROS units; shares of a range come from the joint's limits or the field's bounds instead.
 _FACTOR = {"deg": 180.0 / np.pi, "mm": 1000.0}
 
 
@@ -39,17 +39,28 @@ class UnitMap:
 def unit_map(embodiment: Embodiment, key: StateKey | ActionKey) -> UnitMap:
     """The map of one entry of ``embodiment.state`` or ``embodiment.action``."""
     names = key.names
+    if isinstance(key, StateKey) and key.constant is not None:  # in model units as it stands
+        return UnitMap(np.ones(len(names)), np.zeros(len(names)))
     sign = np.array(key.sign if key.sign is not None else [1] * len(names), dtype=np.float64)
-    if key.unit in PERCENT_UNITS:
-        lower = np.array([embodiment.limits[joint].lower for joint in names])
-        upper = np.array([embodiment.limits[joint].upper for joint in names])
-        # signed: -100..100 around the middle of the limits; sign -1 swaps the ends of the scale.
-        scale = sign * 200.0 / (upper - lower)
-        shift = -scale * (lower + upper) / 2.0
-        return UnitMap(scale, shift) if key.unit == "signed_percent" else UnitMap(scale / 2.0, shift / 2.0 + 50.0)
+    if key.unit in SPAN_UNITS:
+        lower, upper = ros_range(embodiment, key)
+        low, high = SPAN_UNITS[key.unit]
+        scale = sign * (high - low) / (upper - lower)  # sign -1 swaps the ends of the scale
+        return UnitMap(scale, (low + high) / 2.0 - scale * (lower + upper) / 2.0)
     offset = np.array(key.offset if key.offset is not None else [0.0] * len(names), dtype=np.float64)
     factor = _FACTOR.get(key.unit, 1.0)
     return UnitMap(factor * sign, factor * offset)
+
+
+def ros_range(embodiment: Embodiment, key: StateKey | ActionKey) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest position [D] of a key in ROS units: the limits of its joints, or the bounds of its fields.
+
+    Raises: KeyError when it has neither.
+    """
+    if isinstance(key, ActionKey) and key.bounds is not None:
+        return np.array(key.bounds.lower), np.array(key.bounds.upper)
+    limits = [embodiment.limits[joint] for joint in key.names]
+    return np.array([limit.lower for limit in limits]), np.array([limit.upper for limit in limits])
 
 
 def to_model(embodiment: Embodiment, key: StateKey | ActionKey, values: ArrayLike) -> NDArray[np.float64]:

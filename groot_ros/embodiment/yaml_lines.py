@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,28 @@ class BadKey:
 
 @dataclass(frozen=True)
 class YamlFile:
-    """Where each value of a YAML file stands. Lines count from 1."""
+    """Where each value of a YAML file stands. Lines count from 1.
+
+    Attributes:
+        moved: top-level section -> where it really stands, for one that was merged in from another place.
+    """
 
     path: Path
     value_lines: dict[KeyPath, int] = field(default_factory=dict)
     key_lines: dict[KeyPath, int] = field(default_factory=dict)
     bad_keys: list[BadKey] = field(default_factory=list)
+    moved: Mapping[str, KeyPath] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> KeyPath:
+        """Where the value at ``path`` of the merged data stands in the file."""
+        return (*self.moved[str(path[0])], *path[1:]) if path and path[0] in self.moved else path
 
     def line(self, path: KeyPath, *, on_key: bool = False) -> int:
-        """Line of the value at ``path`` (``on_key``: of its key), or of the nearest parent that exists."""
+        """Line of the value at ``path`` (``on_key``: of its key), or of the nearest parent that exists.
+
+        ``path`` is one of the merged data; one of the file itself is its own place.
+        """
+        path = self.place(path)
         for end in range(len(path), -1, -1):
             part = path[:end]
             lines = (

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.embodiment.schema import Camera, Embodiment, StateStream
+from groot_ros.embodiment.schema import Camera, Embodiment, StateKey, StateStream
 from groot_ros.observation.buffer import StreamBuffer
 from groot_ros.observation.images import Frame, decode, read_frame
 from groot_ros.observation.messages import StateReader, stamp_ns
@@ -246,14 +246,16 @@ class Assembler:
         return Observation(
             stamp_ns=max(newest.values()),
             video=self._video(images),
-            state={
-                key: np.stack([sample[key] for _, sample in states[entry.stream]])
-                for key, entry in self._embodiment.state.items()
-            },
+            state={key: self._state(key, entry, states) for key, entry in self._embodiment.state.items()},
             instruction=instruction,
             sample_stamps_ns=stamps,
             ages_s={name: (now_ns - stamp) * 1e-9 for name, stamp in newest.items()},
         )
+
+    def _state(self, key: str, entry: StateKey, states: Mapping[str, list[tuple[int, State]]]) -> NDArray[np.float32]:
+        if entry.stream is None:  # the schema allows that for constants only
+            return np.tile(np.array(entry.constant, dtype=np.float32), (len(self._embodiment.delta_indices.state), 1))
+        return np.stack([sample[key] for _, sample in states[entry.stream]])
 
     def _video(self, images: Mapping[str, list[tuple[int, _Image]]]) -> dict[str, NDArray[np.uint8]]:
         video = {}

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from groot_ros.embodiment.schema import Embodiment, StateKey
 from groot_ros.embodiment.units import UnitMap, unit_map
-from groot_ros.embodiment.vocabulary import JOINT_STATE
+from groot_ros.embodiment.vocabulary import DERIVED, JOINT_STATE, POSE_OF, QUATERNION, orientation_leaf
+from groot_ros.observation.orientation import orientation_numbers
 from groot_ros.observation.types import Reason, Rejected
 
 
@@ -43,6 +44,12 @@ class _Key:
     units: UnitMap
 
 
+def _is_rotation(entry: StateKey) -> bool:
+    """Whether a key takes more from an orientation than some numbers of the quaternion as they are sent."""
+    leaves = {orientation_leaf(path) for path in entry.fields or []}
+    return entry.tool_rotation is not None or bool(leaves & {*DERIVED}) or leaves >= {*QUATERNION}
+
+
 class StateReader:
     """Reads the state keys that one stream feeds.
 
@@ -55,6 +62,7 @@ class StateReader:
         self._stream = stream
         self._topic = embodiment.state_streams[stream].topic
         self._joint_state = embodiment.state_streams[stream].type == JOINT_STATE
+        self._pose = POSE_OF.get(embodiment.state_streams[stream].type, "")
         self._keys = [
             _Key(name, entry, unit_map(embodiment, entry))
             for name, entry in embodiment.state.items()
@@ -120,8 +128,27 @@ class StateReader:
         result = {}
         for key in self._keys:
             paths = key.entry.fields or []
-            result[key.name] = self._finish(key, np.array([self._number(message, path) for path in paths]))
+            derived = self._derived(message, key) if _is_rotation(key.entry) else {}
+            values = [derived[path] if path in derived else self._number(message, path) for path in paths]
+            result[key.name] = self._finish(key, np.array(values))
         return result
+
+    def _derived(self, message: Any, key: _Key) -> dict[str, float]:
+        """Field path -> number that is computed from the pose's orientation. A quaternion is passed on as it is sent
+        unless it is to be turned, but one that is no rotation is refused."""
+        quaternion = [self._number(message, f"{self._pose}.orientation.{axis}") for axis in "xyzw"]
+        tool = key.entry.tool_rotation
+        try:
+            numbers = orientation_numbers(quaternion, tool)
+        except ValueError as error:
+            shown = ", ".join(f"{axis}={value:g}" for axis, value in zip("xyzw", quaternion, strict=True))
+            text = (
+                f"{self._topic}: expected a rotation in {self._pose}.orientation for state.{key.name}, found {shown}, "
+                "check the driver or sensor"
+            )
+            raise self._rejected(Reason.NOT_FINITE, text) from error
+        wanted = numbers if tool is not None else DERIVED
+        return {f"{self._pose}.{leaf}": numbers[leaf] for leaf in wanted}
 
     def _number(self, message: Any, path: str) -> float:
         value = message
