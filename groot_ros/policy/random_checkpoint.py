@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.embodiment.untrained import modality_configs, statistics
+from groot_ros.embodiment.modality import modality_configs
+from groot_ros.embodiment.untrained import statistics
 
 
 def make_random_checkpoint(
@@ -20,7 +21,7 @@ def make_random_checkpoint(
         FileExistsError: ``directory`` has files in it.
         EmbodimentError: the robot's YAML is refused.
     """
-    embodiment = load_embodiment(embodiment_name)
+    embodiment = load_embodiment(embodiment_name, generation)
     if directory.exists() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; name a new directory or remove it")
     from groot_ros.model.make_checkpoint import default_processor_kwargs, make_checkpoint
@@ -32,8 +33,8 @@ def make_random_checkpoint(
             directory,
             generation=generation,
             size=size,
-            processor_kwargs=default_processor_kwargs({tag: modality_configs(embodiment)}, size),
-            statistics={tag: statistics(embodiment)},
+            processor_kwargs=default_processor_kwargs(modality_configs(embodiment, generation), size),
+            statistics={tag: statistics(embodiment, generation)},
             seed=seed,
             progress=lambda done: progress.update(task, completed=done),
         )
