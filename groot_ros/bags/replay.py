@@ -16,6 +16,7 @@ from groot_ros.bags.report import JointError, ReplayedChunk, ReplayReport, Strea
 from groot_ros.bags.topics import COMMAND_PREFIX, INSTRUCTION, BagError
 from groot_ros.control.plan import plan_chunk
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Refusal
 from groot_ros.policy.base import Policy
@@ -180,14 +181,17 @@ class _Run:
 
 
 class _Commands:
-    """The recorded commands, followed as a trajectory controller does, against what the chunks say."""
+    """The recorded joint trajectories, followed as a trajectory controller does, against what the chunks say."""
 
     def __init__(self, embodiment: Embodiment) -> None:
-        self._joints = embodiment.action_joints
         self._outputs = {
-            f"{COMMAND_PREFIX}{name}": [joint for key in output.keys for joint in embodiment.action[key].joints]
+            f"{COMMAND_PREFIX}{name}": [joint for key in output.keys for joint in embodiment.action[key].names]
             for name, output in embodiment.outputs.items()
+            if output.type == JOINT_TRAJECTORY
         }
+        carried = {joint for joints in self._outputs.values() for joint in joints}
+        self._columns = [i for i, joint in enumerate(embodiment.action_joints) if joint in carried]
+        self._joints = [embodiment.action_joints[i] for i in self._columns]
         self._followers: dict[str, TrajectoryFollower] = {}
         self._expected: list[tuple[int, NDArray[np.float64]]] = []
         self._differences: list[NDArray[np.float64]] = []
@@ -196,12 +200,14 @@ class _Commands:
 
     def expect(self, due_ns: NDArray[np.int64], positions: NDArray[np.float64]) -> None:
         """Points (times [N], positions [N, J]) to compare as soon as all commands up to then are known."""
-        self._expected += [(int(due), row) for due, row in zip(due_ns, positions, strict=True)]
+        self._expected += [(int(due), row) for due, row in zip(due_ns, positions[:, self._columns], strict=True)]
 
     def take(self, item: BagMessage) -> None:
         self._settle(item.log_ns)
         self.count += 1
-        joints = self._outputs[item.source]
+        joints = self._outputs.get(item.source)
+        if joints is None:  # a command of another type says nothing about joints by name
+            return
         message = item.message
         points = [
             Point(_nanoseconds(point.time_from_start), point.positions.tolist(), point.velocities.tolist())
@@ -226,7 +232,7 @@ class _Commands:
         for due_ns, predicted in self._expected:
             if due_ns >= before_ns:
                 later.append((due_ns, predicted))
-            elif len(self._followers) == len(self._outputs):
+            elif self._outputs and len(self._followers) == len(self._outputs):
                 commanded = {
                     joint: value
                     for follower in self._followers.values()

@@ -123,7 +123,7 @@ def _sent_points(
     sent = np.isfinite(values).all(axis=1)
     columns, first = [], 0
     for spec in embodiment.action.values():
-        last = first + len(spec.joints)
+        last = first + len(spec.names)
         columns.append(to_ros(embodiment, spec, values[sent, first:last]))
         first = last
     due_s = 1e-9 * (_chunk_stamp_ns(chunk) - start_ns) + dt_s * (np.flatnonzero(sent) + 1)

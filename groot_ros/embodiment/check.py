@@ -9,6 +9,7 @@ from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import dotted, where
 from groot_ros.embodiment.problems import Path, closest, one_of
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.vocabulary import COMMANDED_TYPES
 
 
 class ModalityLike(Protocol):
@@ -74,6 +75,20 @@ def check_against_checkpoint(
             f"{where(embodiment, path, on_key=on_key)}: {dotted(embodiment, path)}: {text}"
             for path, on_key, text in differences
         ]
+        raise EmbodimentError(lines)
+
+
+def check_commandable(embodiment: Embodiment) -> None:
+    """Raise EmbodimentError, with a line per output, when the robot has outputs that cannot be commanded yet."""
+    lines = []
+    for name, output in embodiment.outputs.items():
+        if output.type not in COMMANDED_TYPES:
+            path: Path = ("outputs", name, "type")
+            lines.append(
+                f"{where(embodiment, path)}: {dotted(embodiment, path)}: expected {one_of(COMMANDED_TYPES)}, found "
+                f"{output.type}, which the policy node cannot command yet: set dry_run:=true to run without commands"
+            )
+    if lines:
         raise EmbodimentError(lines)
 
 

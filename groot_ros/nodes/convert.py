@@ -59,7 +59,7 @@ def to_duration(ns: int) -> Duration:
 
 def trajectory_message(plan: JointPlan, output: Output, embodiment: Embodiment) -> JointTrajectory:
     """The joints of ``output`` out of ``plan``; ``time_from_start`` counts from the observation's stamp."""
-    joints = [joint for key in output.keys for joint in embodiment.action[key].joints]
+    joints = [joint for key in output.keys for joint in embodiment.action[key].names]
     columns = [plan.joints.index(joint) for joint in joints]
     message = JointTrajectory(joint_names=joints)
     message.header.stamp = to_time(plan.stamp_ns)

@@ -19,6 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from groot_ros.embodiment.schema import Camera, Embodiment
+from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.observation.images import decode, read_frame
@@ -68,7 +69,8 @@ class Observer:
         subscribe(ActionChunk, f"{POLICY}/action_chunk", self._keep(self.chunks), convert.RELIABLE_QOS)
         subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
         for output in embodiment.outputs.values():
-            subscribe(JointTrajectory, output.topic, self._keep(self.commands), convert.RELIABLE_QOS)
+            if output.type == JOINT_TRAJECTORY:
+                subscribe(JointTrajectory, output.topic, self._keep(self.commands), convert.RELIABLE_QOS)
         if joints:
             for stream in embodiment.state_streams.values():
                 if stream.type == "sensor_msgs/msg/JointState":

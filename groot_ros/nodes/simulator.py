@@ -29,6 +29,7 @@ from groot_ros.bags.write import STORAGES, BagRecorder
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Camera, Embodiment
+from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.nodes.parameters import declare, parameter, read
 from groot_ros.nodes.runtime import EXIT_FAILED, StartError, request_stop, run
 from groot_ros.simulation.arm import CAMERAS, JOINTS, ArmView, SimArm
@@ -261,6 +262,9 @@ def _check(embodiment: Embodiment, parameters: SimulatorParameters) -> None:
     for stream in embodiment.state_streams.values():
         if stream.type != "sensor_msgs/msg/JointState":
             raise ValueError(f"{name}: the simulated arm publishes JointState, but {stream.topic} is {stream.type}")
+    for output in embodiment.outputs.values():
+        if output.type != JOINT_TRAJECTORY:
+            raise ValueError(f"{name}: the simulated arm follows JointTrajectory, but {output.topic} is {output.type}")
     unknown = sorted(set(embodiment.action_joints) - set(JOINTS))
     if unknown:
         raise ValueError(f"{name}: the simulated arm has the joints {', '.join(JOINTS)}, but not {', '.join(unknown)}")

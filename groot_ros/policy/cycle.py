@@ -32,7 +32,8 @@ class Planned:
         followed: ``plan`` entered from the motion at that time; for :meth:`PolicyCycle.commit`.
         trimmed: leading points of the chunk that were already past.
         clamped: rule -> number of points that the gate changed.
-        gated_actions: float64 [H, sum(D)] in model units; rows of trimmed points are NaN, for they were not sent.
+        gated_actions: float64 [H, sum(D)] in model units; rows of trimmed points are NaN, for they were not sent, and
+            so are columns of keys that are not joints.
         stages_s: stage -> seconds, in order.
     """
 
@@ -179,6 +180,9 @@ class PolicyCycle:
     def _in_model_units(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         columns, first = [], 0
         for spec in self._embodiment.action.values():
+            if spec.joints is None:
+                columns.append(np.full((len(positions), len(spec.names)), np.nan))
+                continue
             last = first + len(spec.joints)
             columns.append(to_model(self._embodiment, spec, positions[:, first:last]))
             first = last
