@@ -1,4 +1,4 @@
-"""The N1.7 network against NVIDIA's: every stage, loss, gradients and sampler, on the references of golden/n1d7."""
+"""The networks of all generations against NVIDIA's: every stage, loss, gradients, sampler, on the golden references."""
 
 from __future__ import annotations
 
@@ -6,190 +6,154 @@ import re
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from groot_ros.model.action_head import RtcOptions, velocity_strength
-from groot_ros.model.positions import mrope_position_ids
-
-# Tolerances of golden/LAYOUT.md; the relative part is the rounding of values larger than one.
+# Tolerances of golden/LAYOUT.md.
 FEATURES = {"atol": 1e-5, "rtol": 0}
 HIDDEN = {"atol": 3e-5, "rtol": 0}
 
-# Golden tensor names of one stage, which of them must exist in every set, and the tolerance.
+# Golden tensor names of one stage, which generations must have some, and the tolerance.
+ALL = ("n1d5", "n1d6", "n1d7")
 STAGES = {
-    "vision": (r"mid\.vis\.(block_input|block\d+|deepstack\d+|merger)", True, FEATURES),
-    "language_input": (r"mid\.llm\.(inputs_embeds|rope_cos|rope_sin)", True, FEATURES),
-    "language_layers": (r"mid\.llm\.layer\d+", True, FEATURES),
-    "vlln": (r"out\.(vlln_out|vl_self_attention_out)", True, FEATURES),
-    "vl_self_attention": (r"mid\.vlsa\.block\d+", False, FEATURES),
-    "encoders": (r"out\.(state_features|action_features)", True, FEATURES),
-    "dit_input": (r"mid\.dit\.(temb|input)", True, FEATURES),
-    "dit_blocks": (r"mid\.dit\.block\d+", True, HIDDEN),
-    "dit_output": (r"out\.(dit_output|action_decoder_out)", True, FEATURES),
+    "vision": (
+        r"mid\.vis\.(block_input|block\d+|deepstack\d+|merger)|out\.vision\.(embeddings|last_hidden_state)",
+        ALL,
+    ),
+    "connector": (r"out\.vision\.mlp1_out(\.in)?", ("n1d5", "n1d6")),
+    "language_input": (r"mid\.llm\.(inputs_embeds|rope_cos|rope_sin)", ("n1d7",)),
+    "language_layers": (r"(mid|out)\.llm\.layer\d+", ALL),
+    "language_norm": (r"out\.llm\.final_norm", ("n1d5", "n1d6")),
+    "vlln": (r"out\.(vlln_out|vl_self_attention_out)|train\.vlln", ALL),
+    "vl_self_attention": (r"mid\.vlsa\.block\d+|train\.vl_self_attention(\.block\d+)?", ()),
+    "encoders": (r"(out|train)\.(state_features|action_features(_nopos)?)", ALL),
+    "noisy_actions": (r"train\.noisy_trajectory", ("n1d5", "n1d6")),
+    "dit_input": (r"mid\.dit\.(temb|input)|train\.(temb|sa_embs)", ALL),
+    "dit_blocks": (r"(mid|train)\.dit\.block\d+", ALL),
+    "dit_output": (r"(out|train)\.(dit_output|action_decoder_out|pred_all_tokens)", ALL),
 }
 
 
-def training_pass(golden):
-    return golden.model.loss(golden.inputs, golden.io["in.noise"], golden.io["in.t"])
+def close(got: Tensor, expected: Tensor, name: str, tolerance: dict[str, float]) -> None:
+    torch.testing.assert_close(got, expected, **tolerance, msg=lambda text: f"{name}: {text}")
 
 
 @pytest.fixture(scope="module")
 def captured(golden):
     with torch.no_grad():
-        return golden.capture(lambda: training_pass(golden))
+        return golden.capture(golden.train)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_golden_stage(golden, captured, stage):
-    pattern, required, tolerance = STAGES[stage]
+    pattern, generations = STAGES[stage]
     names = [name for name in golden.io if re.fullmatch(pattern, name)]
-    if not names and not required:
-        assert golden.model.config.vl_self_attention is None
-    else:
-        assert names
+    required = golden.model.config.generation in generations
+    if stage == "vl_self_attention":
+        required = golden.model.config.vl_self_attention is not None
+    assert names or not required
     for name in names:
-        torch.testing.assert_close(captured[name][0], golden.io[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        expected = golden.io[name]
+        # Images of one batch are stored as a stack in one generation and one after the other in another.
+        close(captured[name][0].reshape(expected.shape), expected, name, HIDDEN if stage == "dit_blocks" else FEATURES)
 
 
 def test_golden_backbone(golden):
     with torch.no_grad():
         out = golden.model.backbone(golden.inputs)
-    torch.testing.assert_close(out.features, golden.io["out.backbone_features"], **FEATURES)
-    assert torch.equal(out.attention_mask.to(torch.uint8), golden.io["out.backbone_attention_mask"])
-    assert torch.equal(out.image_mask.to(torch.uint8), golden.io["out.image_mask"])
-
-
-def test_golden_position_ids(golden):
-    backbone = golden.model.backbone
-    ids = mrope_position_ids(
-        golden.inputs["input_ids"],
-        golden.inputs["attention_mask"],
-        golden.inputs["image_grid_thw"].tolist(),
-        image_token_id=backbone.image_token_id,
-        merge=backbone.merge,
-    )
-    assert torch.equal(ids, golden.io["mid.llm.position_ids"])
-
-
-def alone(golden, sample: int) -> dict[str, Tensor]:
-    """One sample of the golden batch without its padding."""
-    backbone, inputs = golden.model.backbone, golden.inputs
-    real = inputs["attention_mask"] == 1
-    tokens = ((inputs["input_ids"] == backbone.image_token_id) & real).sum(dim=1).tolist()
-    grids = inputs["image_grid_thw"]
-    per_image = (grids.prod(dim=1) // backbone.merge**2).tolist()
-    owner, left = [], list(tokens)
-    for count in per_image:  # images are in batch order: each belongs to the first sample that still lacks tokens
-        b = next(i for i, n in enumerate(left) if n > 0)
-        left[b] -= count
-        owner.append(b)
-    assert not any(left)
-    patches = grids.prod(dim=1).tolist()
-    pixels = [p for p, b in zip(inputs["pixel_values"].split(patches), owner, strict=True) if b == sample]
-    row = real[sample]
-    return {
-        "input_ids": inputs["input_ids"][sample][row][None],
-        "attention_mask": inputs["attention_mask"][sample][row][None],
-        "pixel_values": torch.cat(pixels),
-        "image_grid_thw": grids[torch.tensor(owner) == sample],
-        "state": inputs["state"][sample : sample + 1],
-        "embodiment_id": inputs["embodiment_id"][sample : sample + 1],
-    }
-
-
-def test_golden_samples_alone(golden):
-    found = [(n, m) for n in golden.io if (m := re.fullmatch(r"out\.single(\d+)\.(.+)", n))]
-    assert found
-    for name, match in found:
-        sample, what = int(match[1]), match[2]
-        inputs = alone(golden, sample)
-        with torch.no_grad():
-            if what == "backbone_features":
-                got = golden.model.backbone(inputs).features
-            else:
-                assert what == "action_pred"
-                got = golden.model.sample(inputs, golden.io["in.init_noise"][sample : sample + 1])
-        torch.testing.assert_close(got, golden.io[name], **FEATURES)
+    close(out.features, golden.io["out.backbone_features"], "features", FEATURES)
+    assert torch.equal(out.attention_mask, golden.io["out.backbone_attention_mask"].bool())
+    if golden.model.config.generation != "n1d5":  # whose head does not look at it
+        assert torch.equal(out.image_mask, golden.io["out.image_mask"].bool())
 
 
 def test_golden_loss(golden):
     with torch.no_grad():
-        out = training_pass(golden)
-    torch.testing.assert_close(out.loss[None], golden.io["out.loss"].reshape(1), **FEATURES)
+        out = golden.train()
+    close(out.loss[None], golden["loss"].reshape(1), "loss", FEATURES)
+    times = golden.io.get("train.t_discretized", (golden["t"] * golden.model.config.num_timestep_buckets).long())
+    assert torch.equal(out.timestep, times)
+    velocity = golden["all tokens"][:, -golden.model.config.action_horizon :]
+    close(out.predicted_velocity, velocity, "velocity", FEATURES)
     # Squares of up to 15, where float32 itself steps by 1e-6: their last digits are the order of summation.
-    torch.testing.assert_close(out.action_loss, golden.io["out.action_loss"], atol=1e-5, rtol=1e-6)
-    horizon = out.predicted_velocity.shape[1]
-    velocity = golden.io["out.action_decoder_out"][:, -horizon:]
-    torch.testing.assert_close(out.predicted_velocity, velocity, **FEATURES)
+    squares = {"atol": 1e-5, "rtol": 1e-6}
+    if golden.role("action_loss") in golden.io:
+        close(out.action_loss, golden["action_loss"], "action_loss", squares)
+    if "train.velocity" in golden.io:
+        mask = golden.inputs["action_mask"].float()
+        close(
+            out.action_loss, (velocity - golden.io["train.velocity"]) ** 2 * mask, "squares", {**squares, "rtol": 1e-5}
+        )
 
 
 def test_golden_gradients(golden):
     model = golden.model
-    expected = golden.json("grad_norms.json")
-    stored = {name[len("grad.") :]: value for name, value in golden.io.items() if name.startswith("grad.")}
+    listed = golden.json("grad_norms.json")
+    norms = listed.get("grad_norms", listed)
+    prefix = golden.role("gradient")
+    stored = {name[len(prefix) :]: value for name, value in golden.io.items() if name.startswith(prefix)}
     assert stored
     try:
-        training_pass(golden).loss.backward()
+        golden.train().loss.backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
     finally:
         model.zero_grad(set_to_none=True)
-    # The golden list names the tied head too, which is the embedding's parameter.
+    # The golden list names a tied head too, which is the embedding's parameter.
     tied = model.tied_parameters()
-    without = {tied.get(name, name) for name in expected["no_grad_params"]}
+    without = {tied.get(name, name) for name in listed.get("no_grad_params", model.unused_parameters())}
     assert {name for name, grad in gradients.items() if grad is None} == without
-    assert {tied.get(name, name) for name in expected["grad_norms"]} == set(gradients) - without
-    for name, norm in expected["grad_norms"].items():
+    assert {tied.get(name, name) for name in norms} == set(gradients) - without
+    for name, norm in norms.items():
         got = gradients[tied.get(name, name)]
         assert got.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-6), name
     for name, value in stored.items():
-        torch.testing.assert_close(gradients[tied.get(name, name)], value, atol=1e-5, rtol=1e-4)
+        close(gradients[tied.get(name, name)], value, name, {"atol": 1e-5, "rtol": 1e-4})
 
 
-def test_golden_euler_steps(golden):
-    velocities = [n for n in golden.io if re.fullmatch(r"out\.get_action\.step\d+\.decoder_out", n)]
-    assert velocities
-    seen = golden.capture(lambda: golden.model.sample(golden.inputs, golden.io["in.init_noise"], len(velocities)))
-    for i, out in enumerate(seen["out.action_decoder_out"]):
-        torch.testing.assert_close(out, golden.io[f"out.get_action.step{i}.decoder_out"], **FEATURES)
-    assert len(seen["out.action_decoder_out"]) == len(velocities)
-    # What does not depend on the step is computed once.
-    assert len(seen["out.vlln_out"]) == len(seen["out.state_features"]) == 1
+RUN = re.compile(r"(infer|variant\.steps(\d+)\.infer|out\.get_action(?:_steps(\d+))?)\.action_pred")
 
 
-def test_golden_actions(golden):
-    counts = {None: "out.get_action.action_pred"}
-    for name in golden.io:
-        if match := re.fullmatch(r"out\.get_action_steps(\d+)\.action_pred", name):
-            counts[int(match[1])] = name
-    assert len(counts) > 1
-    for steps, name in counts.items():
-        actions = golden.model.sample(golden.inputs, golden.io["in.init_noise"], steps)
-        torch.testing.assert_close(actions, golden.io[name], **FEATURES)
+def test_golden_euler(golden):
+    """Every stored number of steps, and every stored step of each run."""
+    model = golden.model
+    runs = {match[1]: int(match[2] or match[3] or 0) for name in golden.io if (match := RUN.fullmatch(name))}
+    assert len(runs) > 1
+    decoded, noisy, vlln, state = (golden.role(role) for role in ("all tokens", "noisy", "vlln", "state features"))
+    compared = 0
+    for run, count in runs.items():
+        steps = count or model.config.num_inference_timesteps
+        actions = model.sample(golden.inputs, golden["initial noise"], count or None)
+        close(actions, golden.io[f"{run}.action_pred"], run, FEATURES)
+        seen = golden.capture(lambda n=steps: model.sample(golden.inputs, golden["initial noise"], n))
+        # What does not depend on the step is computed once.
+        assert [len(seen[name]) for name in (decoded, noisy, vlln, state)] == [steps, steps, 1, 1]
+        after, horizon = [*seen[noisy][1:], actions], actions.shape[1]
+        for i in range(steps):
+            got = {
+                f"{run}.step{i}.decoder_out": seen[decoded][i],
+                f"{run}.step{i}.velocity": seen[decoded][i][:, -horizon:],
+                f"{run}.step{i}.actions": after[i],
+            }
+            for name in golden.io.keys() & got.keys():
+                close(got[name], golden.io[name], name, FEATURES)
+                compared += 1
+        once = {f"{run}.backbone_features_vlln": seen[vlln][0], f"{run}.state_features": seen[state][0]}
+        for name in golden.io.keys() & once.keys():
+            close(once[name], golden.io[name], name, FEATURES)
+    assert compared == sum(bool(re.fullmatch(r".+\.step\d+\.(decoder_out|velocity|actions)", n)) for n in golden.io) > 0
 
 
-def test_golden_real_time_chunking(golden):
-    cases = golden.model.config.extra["_rtc_cases"]
-    assert len(cases) == len([n for n in golden.io if re.fullmatch(r"out\.rtc\d+\.action_pred", n)]) > 0
-    for i, case in enumerate(cases):
-        previous = golden.io["in.prev_action"]
-        overlap, frozen = case["rtc_overlap_steps"], case["rtc_frozen_steps"]
-        options = RtcOptions(previous, case["action_horizon"], overlap, frozen, case["rtc_ramp_rate"])
-        actions = golden.model.sample(golden.inputs, golden.io["in.init_noise"], rtc=options)
-        torch.testing.assert_close(actions, golden.io[f"out.rtc{i}.action_pred"], **FEATURES)
-        start = case["action_horizon"] - overlap
-        assert torch.equal(actions[:, :frozen], previous[:, start : start + frozen])
-        strength = velocity_strength(actions.shape[1], overlap, frozen, case["rtc_ramp_rate"])
-        torch.testing.assert_close(strength, golden.io[f"out.rtc{i}.vel_strength"], **FEATURES)
+def test_golden_state_dict(golden):
+    """Names and shapes of all parameters, which are those of the golden weights."""
+    if (golden.path / "state_dict_keys.json").exists():
+        listed = {name: shape for name, (shape, _) in golden.json("state_dict_keys.json").items()}
+    else:
+        with safe_open(golden.path / "weights.safetensors", "pt") as file:
+            listed = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert {name: list(p.shape) for name, p in golden.model.state_dict().items()} == listed
 
 
-def test_golden_state_dict_keys(golden):
-    listed = golden.json("state_dict_keys.json")
-    state = golden.model.state_dict()
-    assert {name: list(p.shape) for name, p in state.items()} == {name: shape for name, (shape, _) in listed.items()}
-    assert {str(p.dtype) for p in state.values()} == {f"torch.{dtype}" for _, dtype in listed.values()}
-
-
-def test_golden_config_is_written_back(golden):
-    read = golden.json("config.json")
-    written = golden.model.config.to_dict()
+def test_golden_config_is_written_back(golden_cosmos):
+    read = golden_cosmos.json("config.json")
+    written = golden_cosmos.model.config.to_dict()
     assert {name: written[name] for name in read} == read
