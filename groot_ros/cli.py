@@ -187,22 +187,15 @@ def replay(
 def embodiments(
     name: Annotated[str | None, typer.Argument(help="Check this one: a name, or the path of a YAML file.")] = None,
 ) -> None:
-    """List the robots that have a YAML, or check one.
+    """List the robots that have a YAML and their generations, or check one for all of its generations.
 
     Example: [bold]groot-ros embodiments my_robot.yaml[/bold]
     """
-    from groot_ros.embodiment.load import available_embodiments, load_embodiment
+    from groot_ros.embodiment.summary import check_lines, list_lines
 
     with _refusals():
-        if name is None:
-            for found, path in sorted(available_embodiments().items()):
-                typer.echo(f"{found:20} {path}")
-        else:
-            robot = load_embodiment(name)
-            typer.echo(
-                f"{robot.name}: valid; {len(robot.cameras)} cameras, {len(robot.action_joints)} commanded joints, "
-                f"chunks of {robot.horizon} steps at {robot.step_hz:g} Hz"
-            )
+        for line in list_lines() if name is None else check_lines(name):
+            typer.echo(line)
 
 
 @benchmark_app.command("node")

@@ -11,7 +11,8 @@ from rich.table import Table
 from groot_ros.bags.read import Bag
 from groot_ros.bags.replay import replay
 from groot_ros.bags.report import JointError, ReplayReport
-from groot_ros.embodiment.load import load_embodiment
+from groot_ros.bags.topics import BagError
+from groot_ros.policy.generation import embodiment_for
 
 
 def replay_command(
@@ -32,7 +33,9 @@ def replay_command(
     """
     from groot_ros.policy.local import LocalPolicy  # imports torch
 
-    embodiment = load_embodiment(embodiment_name)
+    if not bag.expanduser().exists():
+        raise BagError(f"no bag at {bag}: no such file or folder")
+    embodiment = embodiment_for(embodiment_name, checkpoint)
     with Bag(bag, embodiment):
         pass  # a bad bag is told before the checkpoint is loaded
     if not report_path.parent.is_dir():

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groot_ros.closed_loop.summary import Summary, summarize
-from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.policy.generation import embodiment_for
 from groot_ros.processes import Processes, node_command, ros_environment
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run_session(
     os.environ.update({name: environment[name] for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE")})
     from groot_ros.nodes.observer import Observer  # imports rclpy, which reads the environment
 
-    embodiment = load_embodiment(embodiment_name)
+    embodiment = embodiment_for(embodiment_name, checkpoint)
     parameters = {
         "embodiment": embodiment_name,
         "checkpoint": checkpoint,

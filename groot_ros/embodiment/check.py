@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from groot_ros.embodiment.errors import EmbodimentError
+from groot_ros.embodiment.generations import SECTION
 from groot_ros.embodiment.load import dotted, where
 from groot_ros.embodiment.problems import Path, closest, one_of
 from groot_ros.embodiment.schema import Embodiment
@@ -65,17 +66,87 @@ def check_against_checkpoint(
     for name, dims in (("state", state_dims), ("action", action_dims)):
         for key, entry in getattr(embodiment, name).items():
             if key in dims and dims[key] != len(entry.names):
-                text = (
-                    f"expected {dims[key]} numbers as in {checkpoint_name}, "
-                    f"found {len(entry.names)} ({one_of(entry.names)}), list those of the training data"
-                )
-                differences.append(((name, key), True, text))
+                differences.append(_width_difference(name, key, entry.names, dims[key], checkpoint_name))
+    _raise(embodiment, differences)
+
+
+def check_generation(embodiment: Embodiment, generation: str, checkpoint_name: str) -> None:
+    """Raise EmbodimentError when the robot was loaded for another generation than the checkpoint's."""
+    if embodiment.generation not in (None, generation):
+        path: Path = (SECTION, str(embodiment.generation))
+        raise EmbodimentError(
+            [
+                f"{where(embodiment, path, on_key=True)}: {dotted(embodiment, path)}: expected the robot for "
+                f"{generation}, which {checkpoint_name} is, found it for {embodiment.generation}, load it with "
+                f"load_embodiment(name, {generation!r})"
+            ]
+        )
+
+
+def check_against_metadata(embodiment: Embodiment, metadata: Mapping[str, Any], checkpoint_name: str) -> None:
+    """Compare a robot with an N1.5 checkpoint, which says what was recorded but not which keys the model takes.
+
+    The robot's keys must be among those of the training data, and its numbers as many.
+
+    Args:
+        metadata: tag -> ``statistics`` and ``modalities``, as in experiment_cfg/metadata.json.
+        checkpoint_name: the file, to name in messages.
+
+    Raises: EmbodimentError with one line per difference.
+    """
+    tag = embodiment.embodiment_tag
+    own = metadata.get(next((name for name in metadata if name.lower() == tag.lower()), tag))
+    if own is None:
+        near = closest(tag, metadata)
+        do = f"did you mean {near!r}?" if near else "name a tag of the checkpoint, or use a checkpoint of this robot"
+        text = f"expected a tag of {checkpoint_name} ({one_of(metadata)}), found {tag!r}, {do}"
+        _raise(embodiment, [(("embodiment_tag",), False, text)])
+        return
+    differences: list[tuple[Path, bool, str]] = []
+    recorded = _section(_section(own, "modalities"), "video")
+    for key in embodiment.video if recorded else ():
+        differences += _recorded("video", key, recorded, checkpoint_name)
+    for name in ("state", "action"):
+        recorded = _section(_section(own, "statistics"), name)
+        for key, entry in getattr(embodiment, name).items():
+            differences += _recorded(name, key, recorded, checkpoint_name)
+            width = _width(recorded.get(key))
+            if width is not None and width != len(entry.names):
+                differences.append(_width_difference(name, key, entry.names, width, checkpoint_name))
+    _raise(embodiment, differences)
+
+
+def _recorded(name: str, key: str, recorded: Mapping[str, Any], checkpoint: str) -> Iterator[tuple[Path, bool, str]]:
+    if key not in recorded:
+        near = closest(key, recorded)
+        do = f"did you mean {near!r}?" if near else "rename or remove it"
+        yield (name, key), True, f"expected a key of {checkpoint} ({one_of(recorded)}), found {key!r}, {do}"
+
+
+def _section(data: Any, name: str) -> Mapping[str, Any]:
+    """An object inside an object; empty where the file has it not (the processor names what it lacks)."""
+    found = data.get(name) if isinstance(data, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _width(statistics: Any) -> int | None:
+    low = statistics.get("min") if isinstance(statistics, Mapping) else None
+    return len(low) if isinstance(low, list) else None
+
+
+def _width_difference(name: str, key: str, names: list[str], width: int, checkpoint: str) -> tuple[Path, bool, str]:
+    text = f"expected {width} numbers as in {checkpoint}, found {len(names)} ({one_of(names)})"
+    return (name, key), True, f"{text}, list those of the training data"
+
+
+def _raise(embodiment: Embodiment, differences: list[tuple[Path, bool, str]]) -> None:
     if differences:
-        lines = [
-            f"{where(embodiment, path, on_key=on_key)}: {dotted(embodiment, path)}: {text}"
-            for path, on_key, text in differences
-        ]
-        raise EmbodimentError(lines)
+        raise EmbodimentError(
+            [
+                f"{where(embodiment, path, on_key=on_key)}: {dotted(embodiment, path)}: {text}"
+                for path, on_key, text in differences
+            ]
+        )
 
 
 def check_commandable(embodiment: Embodiment) -> None:
