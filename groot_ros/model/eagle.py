@@ -108,10 +108,7 @@ class VisionTower(nn.Module):
             if vision.get(key):
                 raise ConfigError(f"the backbone's vision_config.{key} is true; only false is supported")
         any_size = kind == _SIGLIP2
-        if any_size:
-            side = math.isqrt(pick(description, "vision_config", ["num_patches"])["num_patches"])
-        else:
-            side = pick(description, "vision_config", ["image_size"])["image_size"] // sizes["patch_size"]
+        side = _table_side(description, "num_patches" if any_size else "image_size", sizes["patch_size"])
         self.config = SiglipVisionConfig(**sizes, image_size=side * sizes["patch_size"], attention_dropout=0.0)
         self.embeddings = PatchEmbeddings(self.config, table_side=side, any_size=any_size)
         self.encoder = _Layers(SiglipEncoderLayer(self.config) for _ in range(self.config.num_hidden_layers))
@@ -290,6 +287,18 @@ class EagleBackbone(Backbone):
                 )
         if at < len(grids):
             raise ValueError(f"image_grid_thw holds {len(grids)} images, input_ids hold tokens for {at}")
+
+
+def _table_side(description: dict[str, Any], key: str, patch_size: int) -> int:
+    """Rows (and columns) of the position table, from its length or from the edge of a tile in pixels."""
+    value: int = pick(description, "vision_config", [key])[key]
+    side, is_whole = math.isqrt(value), math.isqrt(value) ** 2 == value
+    if key == "image_size":
+        side, is_whole = value // patch_size, value % patch_size == 0
+    if not is_whole:
+        expected = f"a multiple of {patch_size}" if key == "image_size" else "a square number"
+        raise ConfigError(f"the backbone's vision_config.{key} is {value}, expected {expected}")
+    return side
 
 
 def _merge(description: dict[str, Any], vision: VisionTower) -> int:

@@ -6,9 +6,10 @@ Names and layout of the files: golden/LAYOUT.md. N1.5 and N1.6 share one scheme 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,14 +232,16 @@ def find(root: nn.Module, path: str, absent: Any = None) -> Any:
 
 
 LoadGolden = Callable[..., Golden]
+GetGolden = Callable[[str], Golden]
 
 
 @pytest.fixture(scope="session")
 def load_golden(golden_root: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadGolden:
-    """`load_golden(name, dtype=torch.float32, **config_changes)`: a golden set and its model, made anew."""
+    """`load_golden(name, dtype=torch.float32, root=golden_root, **config_changes)`: a golden set and its model, made
+    anew."""
 
-    def load(name: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> Golden:
-        path = golden_root / name
+    def load(name: str, *, dtype: torch.dtype = torch.float32, root: Path = golden_root, **changes: Any) -> Golden:
+        path = root / name
         directory = as_checkpoint(path, tmp_path_factory.mktemp("golden"), **changes)
         return Golden(path, load_model(directory, dtype=dtype), load_file(path / "io.safetensors"))
 
@@ -246,50 +249,68 @@ def load_golden(golden_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def goldens(load_golden: LoadGolden) -> Iterator[Callable[[str], Golden]]:
+def goldens(load_golden: LoadGolden) -> GetGolden:
     """`goldens(name)`: a golden set and its model, shared by all tests, which leave it as it is."""
-    loaded: dict[str, Golden] = {}
+    return functools.cache(load_golden)
 
-    def get(name: str) -> Golden:
-        if name not in loaded:
-            loaded[name] = load_golden(name)
-        return loaded[name]
 
-    yield get
-    loaded.clear()
+@pytest.fixture(scope="session")
+def own_sets(load_golden: LoadGolden, goldens: GetGolden, golden_root: Path) -> GetGolden:
+    """The same from the project's own copy, for tests that know its sizes. They need some working network, not
+    references."""
+    root = Path(__file__).resolve().parent.parent / "golden"
+    return goldens if root == golden_root else functools.cache(functools.partial(load_golden, root=root))
 
 
 @pytest.fixture(scope="session", params=(*EAGLE_SETS, *COSMOS_SETS))
-def golden(request: pytest.FixtureRequest, goldens: Callable[[str], Golden]) -> Golden:
+def golden(request: pytest.FixtureRequest, goldens: GetGolden) -> Golden:
     """Every golden set."""
     return goldens(request.param)
 
 
 @pytest.fixture(scope="session", params=COSMOS_SETS)
-def golden_cosmos(request: pytest.FixtureRequest, goldens: Callable[[str], Golden]) -> Golden:
+def golden_cosmos(request: pytest.FixtureRequest, goldens: GetGolden) -> Golden:
     """N1.7's golden sets."""
     return goldens(request.param)
 
 
 @pytest.fixture(scope="session", params=EAGLE_SETS)
-def golden_eagle(request: pytest.FixtureRequest, goldens: Callable[[str], Golden]) -> Golden:
+def golden_eagle(request: pytest.FixtureRequest, goldens: GetGolden) -> Golden:
     """N1.5's and N1.6's golden sets."""
     return goldens(request.param)
 
 
 @pytest.fixture(scope="session")
-def golden_n1d5(goldens: Callable[[str], Golden]) -> Golden:
+def golden_n1d5(goldens: GetGolden) -> Golden:
     """N1.5's golden set."""
     return goldens("n1d5")
 
 
 @pytest.fixture(scope="session")
-def golden_n1d6(goldens: Callable[[str], Golden]) -> Golden:
+def golden_n1d6(goldens: GetGolden) -> Golden:
     """N1.6's golden set."""
     return goldens("n1d6")
 
 
 @pytest.fixture(scope="session")
-def golden_n1d7(goldens: Callable[[str], Golden]) -> Golden:
+def golden_n1d7(goldens: GetGolden) -> Golden:
     """N1.7's main golden set."""
     return goldens("n1d7")
+
+
+@pytest.fixture(scope="session")
+def own_n1d5(own_sets: GetGolden) -> Golden:
+    """The project's own N1.5 set."""
+    return own_sets("n1d5")
+
+
+@pytest.fixture(scope="session")
+def own_n1d6(own_sets: GetGolden) -> Golden:
+    """The project's own N1.6 set."""
+    return own_sets("n1d6")
+
+
+@pytest.fixture(scope="session")
+def own_n1d7(own_sets: GetGolden) -> Golden:
+    """The project's own N1.7 set."""
+    return own_sets("n1d7")

@@ -14,13 +14,13 @@ from groot_ros.model.positions import mrope_position_ids, patch_coordinates, pos
 
 
 @pytest.fixture(scope="module")
-def model(golden_n1d7):
-    return golden_n1d7.model
+def model(own_n1d7):
+    return own_n1d7.model
 
 
 @pytest.fixture
-def inputs(golden_n1d7):
-    return dict(golden_n1d7.inputs)
+def inputs(own_n1d7):
+    return dict(own_n1d7.inputs)
 
 
 BAD_INPUTS = {
@@ -75,16 +75,16 @@ BAD_RTC = {
 
 
 @pytest.mark.parametrize("case", BAD_RTC)
-def test_bad_rtc_options_are_refused(model, inputs, golden_n1d7, case):
+def test_bad_rtc_options_are_refused(model, inputs, own_n1d7, case):
     change, expected = BAD_RTC[case]
-    options = RtcOptions(golden_n1d7.io["in.prev_action"], **{**RTC_DEFAULTS, **change})
+    options = RtcOptions(own_n1d7.io["in.prev_action"], **{**RTC_DEFAULTS, **change})
     with pytest.raises(ValueError, match=expected):
         model.sample(inputs, rtc=options)
 
 
-def test_rtc_of_another_batch_is_refused(model, inputs, golden_n1d7):
+def test_rtc_of_another_batch_is_refused(model, inputs, own_n1d7):
     with pytest.raises(ValueError, match="prev_action"):
-        model.sample(inputs, rtc=RtcOptions(golden_n1d7.io["in.prev_action"][:1], **RTC_DEFAULTS))
+        model.sample(inputs, rtc=RtcOptions(own_n1d7.io["in.prev_action"][:1], **RTC_DEFAULTS))
 
 
 @given(horizon=st.integers(1, 50), parts=st.tuples(st.floats(0, 1), st.floats(0, 1)), rate=st.floats(0.1, 20))
@@ -131,13 +131,13 @@ def test_padding_holds_finite_features(model, inputs):
     assert features[inputs["attention_mask"] == 0].isfinite().all()
 
 
-def test_bfloat16_stays_near_float32(golden_n1d7, tmp_path):
-    (tmp_path / "config.json").symlink_to(golden_n1d7.path / "config.json")
-    (tmp_path / "model.safetensors").symlink_to(golden_n1d7.path / "weights.safetensors")
+def test_bfloat16_stays_near_float32(own_n1d7, tmp_path):
+    (tmp_path / "config.json").symlink_to(own_n1d7.path / "config.json")
+    (tmp_path / "model.safetensors").symlink_to(own_n1d7.path / "weights.safetensors")
     half = load_model(tmp_path, dtype=torch.bfloat16)
-    actions = half.sample(golden_n1d7.inputs, golden_n1d7.io["in.init_noise"])
+    actions = half.sample(own_n1d7.inputs, own_n1d7.io["in.init_noise"])
     assert actions.dtype == torch.float32
-    torch.testing.assert_close(actions, golden_n1d7.io["out.get_action.action_pred"], atol=0.1, rtol=0)
+    torch.testing.assert_close(actions, own_n1d7.io["out.get_action.action_pred"], atol=0.1, rtol=0)
 
 
 def test_loss_ignores_what_the_mask_excludes(model, inputs):
@@ -167,9 +167,9 @@ def test_training_times_follow_the_beta_distribution(model):
 
 
 @pytest.fixture
-def training_model(golden_n1d7, tmp_path):
-    (tmp_path / "config.json").symlink_to(golden_n1d7.path / "config.json")
-    (tmp_path / "model.safetensors").symlink_to(golden_n1d7.path / "weights.safetensors")
+def training_model(own_n1d7, tmp_path):
+    (tmp_path / "config.json").symlink_to(own_n1d7.path / "config.json")
+    (tmp_path / "model.safetensors").symlink_to(own_n1d7.path / "weights.safetensors")
     return load_model(tmp_path)
 
 
