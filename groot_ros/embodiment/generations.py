@@ -66,6 +66,8 @@ def merged(data: Mapping[str, Any], generation: str) -> tuple[dict[str, Any], di
         if sources in own or not isinstance(shared, Mapping):
             continue
         here = _named(result.get(keys), attribute)
+        if not here <= set(shared):  # a misspelt name: its error is to list them all
+            continue
         elsewhere: set[str] = set()
         for other in data[SECTION].values():
             elsewhere |= _named((other or {}).get(keys, data.get(keys)), attribute)
