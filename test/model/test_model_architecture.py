@@ -1,7 +1,7 @@
 """The released 3B architectures, without memory: names, shapes and parameter counts.
 
 `released/*.json` are the values of NVIDIA's config.json files (spec groot_n15_n16.md, 1.1 and 1.2; groot_n17.md, 1.2),
-which do not describe the vision-language model. `tables/*.tsv` are the tables of the spec.
+which do not describe the vision-language model. `tables/*.tsv` are the tables of the spec; N1.7's is in golden/n1d7.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ def released() -> dict[str, GrootModel]:
     return {name: build(config) for name, config in RELEASED.items()}
 
 
-def table(name: str, golden_root: Path) -> dict[str, list[int]]:
+def table(name: str) -> dict[str, list[int]]:
     """Names and shapes of the released checkpoint of a generation."""
     if name not in TABLES:
-        document = (golden_root / name / "released_state_dict_shapes.json").read_text(encoding="utf-8")
+        document = (HERE.parent / "golden" / name / "released_state_dict_shapes.json").read_text(encoding="utf-8")
         return json.loads(document)
     rows = (HERE / "tables" / TABLES[name]).read_text(encoding="utf-8").splitlines()
     return {key: json.loads(shape) for key, shape in (row.split("\t") for row in rows)}
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_golden_released_shapes(released, golden_root, name):
-    listed = table(name, golden_root)
+def test_golden_released_shapes(released, name):
+    listed = table(name)
     state = released[name].state_dict()
     assert {key: list(tensor.shape) for key, tensor in state.items()} == listed
     tied = released[name].tied_parameters()
