@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from groot_ros.control.gate import Gate, GateViolation
 from groot_ros.control.plan import JointPlan, plan_chunk, point_velocities, sample, stop_plan, trim_past
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.embodiment.schema import JointLimit
+from groot_ros.embodiment.schema import Embodiment, JointLimit
 from groot_ros.embodiment.units import to_model
 from groot_ros.policy.base import Chunk
 
@@ -168,3 +168,33 @@ def test_a_stop_ends_at_rest_inside_the_limits_without_ever_speeding_up(
     assert np.all(np.diff(plan.due_ns) > 0) and plan.due_ns[0] > T0
     braked = position + velocity * np.abs(velocity) / (2 * np.array([8.0, 5.0]))
     np.testing.assert_allclose(plan.positions[-1], np.clip(braked, [-1.0, -0.5], [1.0, 2.0]), atol=1e-6)
+
+
+def test_keys_that_are_no_joints_are_checked_and_left_out() -> None:
+    embodiment, chunk, ros = random_chunk("sim_arm", 4)
+    drive = {"fields": ["linear.x", "angular.z"], "unit": "unitless", "bounds": {"lower": [-1, -1], "upper": [1, 1]}}
+    data = embodiment.model_dump()
+    data["action"] = {"drive": drive, **data["action"]}
+    data["outputs"]["base"] = {"topic": "/cmd_vel", "type": "geometry_msgs/msg/Twist", "keys": ["drive"]}
+    mobile = Embodiment.model_validate(data)
+    chunk.actions["drive"] = np.zeros((embodiment.horizon, 2), np.float32)
+    plan = plan_chunk(mobile, chunk)
+    assert plan.joints == tuple(embodiment.action_joints)
+    np.testing.assert_allclose(plan.positions, ros, atol=1e-4)
+    chunk.actions["drive"] = np.zeros((embodiment.horizon, 3), np.float32)
+    with pytest.raises(ValueError, match=r"action key 'drive': expected \[H, 2\]"):
+        plan_chunk(mobile, chunk)
+
+
+def test_a_robot_without_joints_has_a_plan_of_times_only() -> None:
+    embodiment, chunk, _ = random_chunk("sim_arm", 4)
+    data = embodiment.model_dump()
+    drive = {"fields": ["linear.x"], "unit": "unitless", "bounds": {"lower": [-1], "upper": [1]}}
+    data["action"] = {"drive": drive}
+    data["outputs"] = {"base": {"topic": "/cmd_vel", "type": "geometry_msgs/msg/Twist", "keys": ["drive"]}}
+    mobile = Embodiment.model_validate(data)
+    chunk.actions["drive"] = np.zeros((embodiment.horizon, 1), np.float32)
+    plan = plan_chunk(mobile, chunk)
+    assert plan.positions.shape == (embodiment.horizon, 0)
+    gated = Gate(mobile.limits).apply(plan, np.zeros(0), T0)
+    assert len(gated.plan) == embodiment.horizon and gated.clamped == {}

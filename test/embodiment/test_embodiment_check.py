@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from groot_ros.embodiment.check import check_against_checkpoint
+from groot_ros.embodiment.check import check_against_checkpoint, check_against_metadata
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
@@ -95,3 +96,67 @@ def test_a_robot_built_in_python_is_named_instead_of_a_line() -> None:
     robot = Embodiment.model_validate(ROBOT.model_dump())
     [line] = differences(modality(keys={"language": ["task"]}), robot)
     assert line.startswith("embodiment sim_arm: language.key: ")
+
+
+METADATA: dict[str, Any] = {
+    "new_embodiment": {
+        "statistics": {
+            "state": {"single_arm": {"min": [0.0] * 5}, "gripper": {"min": [0.0]}, "legs": {"min": [0.0] * 12}},
+            "action": {"single_arm": {"min": [0.0] * 5}, "gripper": {"min": [0.0]}},
+        },
+        "modalities": {"video": {"front": {}, "wrist": {}, "left": {}}},
+    }
+}
+
+
+def without(metadata: dict[str, Any], *path: str) -> dict[str, Any]:
+    """A copy without what is at ``path``; a dotted pair ``old=new`` at its end renames a key."""
+    copied: dict[str, Any] = copy.deepcopy(metadata)
+    *parents, last = path
+    at = copied
+    for parent in parents:
+        at = at[parent]
+    old, _, new = last.partition("=")
+    value = at.pop(old)
+    if new:
+        at[new] = value
+    return copied
+
+
+def test_an_n1d5_robot_takes_some_of_the_keys_that_were_recorded() -> None:
+    check_against_metadata(ROBOT, METADATA, "metadata.json")
+    check_against_metadata(ROBOT, {"New_Embodiment": METADATA["new_embodiment"]}, "metadata.json")
+    check_against_metadata(ROBOT, without(METADATA, "new_embodiment", "modalities"), "metadata.json")
+
+
+N1D5_CASES = {
+    "tag": (without(METADATA, "new_embodiment=gr1"), "embodiment_tag: expected a tag of metadata.json (gr1), found"),
+    "view": (
+        without(METADATA, "new_embodiment", "modalities", "video", "front=frond"),
+        "video.front: expected a key of metadata.json (wrist, left, frond), found 'front', did you mean 'frond'?",
+    ),
+    "state key": (
+        without(METADATA, "new_embodiment", "statistics", "state", "gripper"),
+        "state.gripper: expected a key of metadata.json (single_arm, legs), found 'gripper', rename or remove it",
+    ),
+    "action section": (
+        without(METADATA, "new_embodiment", "statistics", "action"),
+        "action.single_arm: expected a key of metadata.json ((none)), found 'single_arm'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("metadata", "says"), N1D5_CASES.values(), ids=N1D5_CASES.keys())
+def test_what_an_n1d5_checkpoint_did_not_record_is_named(metadata: dict[str, Any], says: str) -> None:
+    with pytest.raises(EmbodimentError) as caught:
+        check_against_metadata(ROBOT, metadata, "metadata.json")
+    assert ROBOT.source is not None
+    assert caught.value.lines[0].startswith(f"{ROBOT.source.path}:")
+    assert says in caught.value.lines[0]
+
+
+def test_a_width_that_an_n1d5_checkpoint_has_not_is_named() -> None:
+    metadata = copy.deepcopy(METADATA)
+    metadata["new_embodiment"]["statistics"]["state"]["single_arm"]["min"] = [0.0] * 7
+    with pytest.raises(EmbodimentError, match=r"state.single_arm: expected 7 numbers as in metadata.json, found 5"):
+        check_against_metadata(ROBOT, metadata, "metadata.json")

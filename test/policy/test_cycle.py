@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from groot_ros.embodiment.load import load_embodiment
+from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.units import to_model
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Observation, Reason, Refusal
@@ -230,3 +231,25 @@ def test_a_command_without_a_measured_start_is_refused_when_the_robot_is_loaded(
     half = rig.embodiment.model_copy(update={"state": state})
     with pytest.raises(ValueError, match="gripper"):
         PolicyCycle(half, rig.assembler, rig.policy, rig.clock)
+
+
+def test_numbers_that_are_no_joints_are_told_and_not_gated(rig) -> None:
+    """A dry run of a robot whose base cannot be commanded yet."""
+    data = rig.embodiment.model_dump()
+    drive = {"fields": ["linear.x", "angular.z"], "unit": "unitless", "bounds": {"lower": [-1, -1], "upper": [1, 1]}}
+    data["action"] = {"drive": drive, **data["action"]}
+    data["outputs"]["base"] = {"topic": "/cmd_vel", "type": "geometry_msgs/msg/Twist", "keys": ["drive"]}
+    mobile = Embodiment.model_validate(data)
+    arm = rig.policy.act
+
+    def act(observation: Observation, *, seed: int | None = None) -> Chunk:
+        chunk = arm(observation, seed=seed)
+        chunk.actions["drive"] = np.full((rig.embodiment.horizon, 2), 0.5, np.float32)
+        return chunk
+
+    rig.policy.act = act
+    fill(rig.assembler, rig.embodiment, T0, np.zeros(6), 1)
+    result = PolicyCycle(mobile, rig.assembler, rig.policy, rig.clock).run("go")
+    assert isinstance(result, Planned)
+    assert result.gated_actions.shape == (rig.embodiment.horizon, 8)
+    assert np.isnan(result.gated_actions[:, :2]).all() and np.isfinite(result.gated_actions[:, 2:]).all()
