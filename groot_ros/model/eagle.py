@@ -70,9 +70,13 @@ class PatchEmbeddings(nn.Module):
 
     def embed(self, patches: Tensor) -> Tensor:
         """[patches, values of one patch] -> [patches,D], without positions."""
-        # The kernel covers the whole patch, so the convolution is one product per patch.
-        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
-        return functional.linear(patches.to(weight.dtype), weight.flatten(1), bias)
+        layer = self.patch_embedding
+        patches = patches.to(layer.weight.dtype)
+        if isinstance(layer, nn.Linear):
+            return layer(patches)
+        # The kernel covers a whole patch, so a linear layer would do; but it sums in another order than the reference,
+        # which the towers enlarge to 1e-5 of the features in float32.
+        return layer(patches.view(-1, *layer.weight.shape[1:])).flatten(1)
 
     def positions(self, rows: int, cols: int) -> Tensor:
         """The position table for an image of rows x cols patches, [rows*cols,D].
