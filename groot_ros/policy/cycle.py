@@ -119,7 +119,8 @@ class PolicyCycle:
             gated = self._gate.apply(plan, position, now_ns)
         except GateViolation as violation:
             return Rejected("gate", str(violation), stop=True)
-        gated_actions = np.full((len(whole), whole.positions.shape[1]), np.nan)
+        width = sum(len(spec.names) for spec in self._embodiment.action.values())
+        gated_actions = np.full((len(whole), width), np.nan)
         gated_actions[trimmed:] = self._in_model_units(gated.plan.positions)
         stages = {"assemble": assembled - begin, **chunk.timings_s, "gate": time.perf_counter() - acted}
         followed = entered(gated.plan, now_ns, position, velocity)
