@@ -103,6 +103,10 @@ class CosmosBackbone(Backbone):
         """Parameters that are another one under a second name."""
         return {"model.lm_head.weight": "model.model.language_model.embed_tokens.weight"}
 
+    def unused_parameters(self) -> set[str]:
+        """The final norm, which the features are taken before."""
+        return {"model.model.language_model.norm.weight"}
+
     def forward(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         """Runs both towers.
 

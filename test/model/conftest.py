@@ -109,6 +109,7 @@ def to_patches(images: Sequence[Tensor], size: int, *, channels_last: bool) -> t
 class Golden:
     """One golden set and the model built from it."""
 
+    name: str
     path: Path
     model: GrootModel
     io: dict[str, Tensor]
@@ -243,7 +244,7 @@ def load_golden(golden_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def load(name: str, *, dtype: torch.dtype = torch.float32, root: Path = golden_root, **changes: Any) -> Golden:
         path = root / name
         directory = as_checkpoint(path, tmp_path_factory.mktemp("golden"), **changes)
-        return Golden(path, load_model(directory, dtype=dtype), load_file(path / "io.safetensors"))
+        return Golden(name, path, load_model(directory, dtype=dtype), load_file(path / "io.safetensors"))
 
     return load
 

@@ -102,17 +102,6 @@ def test_an_image_token_in_the_padding_is_no_image(own_n1d6, inputs_of):
     torch.testing.assert_close(actions, own_n1d6.io["infer.action_pred"], atol=1e-5, rtol=0)
 
 
-def test_unused_parameters_are_not_read(load_golden):
-    for name in ("n1d5", "n1d6"):
-        golden = load_golden(name)
-        parameters = dict(golden.model.named_parameters())
-        with torch.no_grad():
-            for unused in golden.model.unused_parameters():
-                parameters[unused].fill_(torch.nan)
-        actions = golden.model.sample(golden.inputs, golden["initial noise"])
-        torch.testing.assert_close(actions, golden.io["infer.action_pred"], atol=1e-5, rtol=0)
-
-
 def test_images_of_equal_and_other_sizes_do_not_see_each_other(own_n1d6):
     """Together or one by one, an image has the same features; images of one size go through the layers together."""
     backbone = own_n1d6.model.backbone

@@ -143,6 +143,16 @@ def test_golden_euler(golden):
     assert compared == sum(bool(re.fullmatch(r".+\.step\d+\.(decoder_out|velocity|actions)", n)) for n in golden.io) > 0
 
 
+def test_golden_unused_parameters_are_not_read(golden, load_golden):
+    other = load_golden(golden.name)
+    parameters = dict(other.model.named_parameters())
+    with torch.no_grad():
+        for name in other.model.unused_parameters():
+            parameters[name].fill_(torch.nan)
+    actions = other.model.sample(other.inputs, other["initial noise"])
+    assert torch.equal(actions, golden.model.sample(golden.inputs, golden["initial noise"]))
+
+
 def test_golden_state_dict(golden):
     """Names and shapes of all parameters, which are those of the golden weights."""
     if (golden.path / "state_dict_keys.json").exists():
