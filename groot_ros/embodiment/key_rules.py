@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from groot_ros.embodiment import schema
 
 POSE_WIDTHS = {"XYZ_ROT6D": 9, "XYZ_ROTVEC": 6, "DEFAULT": 16}
-N1D5_NORMALIZATIONS = ("q99", "binary", "scale")
+N1D5_NORMALIZATIONS = ("q99", "binary", "scale", "none")
 # What has no inverse cannot be the normalisation of an action.
 ONE_WAY_NORMALIZATIONS = ("sin_cos", "scale")
 _UNIT_QUANTITY = {"deg": "angle", "mm": "length"}
@@ -209,6 +209,9 @@ def normalizations(
             yield Problem(path, "a normalisation with an inverse", repr(mode), "choose another: an action is decoded")
         if target is None:
             continue
+        if mode not in ("min_max", "none"):
+            do = "remove it, or remove target_rotation: a rotation that is written in another way has a fixed range"
+            yield Problem(path, "min_max or none beside target_rotation", repr(mode), do)
         path = (section, key, "target_rotation")
         if generation != "n1d5":
             yield Problem(path, f"none ({_for(generation)})", repr(target), "move this section under generations: n1d5")

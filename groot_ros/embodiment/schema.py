@@ -40,7 +40,7 @@ Unit = Literal[
     "unitless",
 ]
 Generation = Literal["n1d5", "n1d6", "n1d7"]
-Normalization = Literal["min_max", "mean_std", "sin_cos", "q99", "binary", "scale"]
+Normalization = Literal["min_max", "mean_std", "sin_cos", "q99", "binary", "scale", "none"]
 Rotation = Literal["rotation_6d", "quaternion", "euler_angles_rpy", "axis_angle"]
 Names = Annotated[list[Name], Field(min_length=1)]
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
@@ -148,8 +148,8 @@ class VectorKey(Strict):
     )
     normalization: Normalization = Field(
         default="min_max",
-        description="How the checkpoint normalises this key; q99, binary and scale exist in N1.5 only. Used where no "
-        "checkpoint says it: for random checkpoints and for N1.5.",
+        description="How the checkpoint normalises this key; q99, binary, scale and none exist in N1.5 only. Used where "
+        "no checkpoint says it: for random checkpoints and for N1.5.",
     )
     target_rotation: Rotation | None = Field(
         default=None, description="N1.5 only: the form into which the checkpoint turns this key, which is a rotation."

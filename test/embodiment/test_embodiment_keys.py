@@ -306,6 +306,18 @@ def test_what_only_n1d5_has_stands_under_it(tmp_path: Path) -> None:
     assert {"binary" in p or "target_rotation" in p for p in problems(write(tmp_path, text), "n1d6")} == {True}
 
 
+def test_a_rotation_that_is_written_in_another_way_has_a_fixed_range(tmp_path: Path) -> None:
+    text = BASE.replace(RELATIVE, "normalization: none")
+    text = text.replace(
+        "pose.pose.yaw], unit: deg}", "pose.pose.yaw], target_rotation: rotation_6d, normalization: q99}"
+    )
+    [problem] = problems(write(tmp_path, text), "n1d5")
+    assert "state.heading.normalization: expected min_max or none beside target_rotation, found 'q99'" in problem
+    for mode in ("min_max", "none"):
+        robot = load_embodiment(write(tmp_path, text.replace("normalization: q99", f"normalization: {mode}")), "n1d5")
+        assert robot.state["heading"].normalization == mode
+
+
 def test_n1d5_has_no_relative_actions(tmp_path: Path) -> None:
     [problem] = problems(write(tmp_path, BASE), "n1d5")
     assert "action.pose.representation.rep: expected ABSOLUTE (n1d5 has no other)" in problem
