@@ -148,8 +148,8 @@ class VectorKey(Strict):
     )
     normalization: Normalization = Field(
         default="min_max",
-        description="How the checkpoint normalises this key; q99, binary, scale and none exist in N1.5 only. Used where "
-        "no checkpoint says it: for random checkpoints and for N1.5.",
+        description="How the checkpoint normalises this key; q99, binary, scale and none exist in N1.5 only. Used "
+        "where no checkpoint says it: for random checkpoints and for N1.5.",
     )
     target_rotation: Rotation | None = Field(
         default=None, description="N1.5 only: the form into which the checkpoint turns this key, which is a rotation."

@@ -60,6 +60,27 @@ def test_the_list_names_every_shipped_robot() -> None:
     assert {"sim_arm", "so101"} <= {line.split()[0] for line in result.output.splitlines()}
 
 
+def test_a_yaml_is_checked_for_each_of_its_generations(tmp_path: Path) -> None:
+    from groot_ros.embodiment.load import embodiment_path
+
+    path = tmp_path / "arm.yaml"
+    text = embodiment_path("sim_arm").read_text(encoding="utf-8")
+    path.write_text(f"{text}generations:\n  n1d6:\n  n1d5:\n    embodiment_tag: old\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["embodiments", str(path)])
+    assert result.exit_code == 0
+    first, second = result.output.splitlines()
+    assert "valid for n1d5; old," in first and "valid for n1d6; new_embodiment," in second
+    path.write_text(path.read_text(encoding="utf-8").replace("embodiment_tag: old", "step_hz: fast"), encoding="utf-8")
+    result = CliRunner().invoke(app, ["embodiments", str(path)])
+    assert result.exit_code == 2 and "generations.n1d5.step_hz: expected a number, found 'fast'" in result.output
+
+
+def test_the_list_shows_the_generations_of_every_robot() -> None:
+    result = CliRunner().invoke(app, ["embodiments"])
+    [line] = [line for line in result.output.splitlines() if line.startswith("sim_arm ")]
+    assert line.split()[1:4] == ["n1d5", "n1d6", "n1d7"]
+
+
 def test_a_good_yaml_is_summed_up() -> None:
     result = CliRunner().invoke(app, ["embodiments", "sim_arm"])
     assert result.exit_code == 0
