@@ -1,17 +1,13 @@
-"""Camera frames -> what the vision tower takes: NVIDIA's evaluation transforms, then Qwen's patches.
+"""Camera frames -> frames of the size the vision tower is fed with: NVIDIA's evaluation transforms.
 
-Both steps give the same bytes as the reference (albumentations or torchvision, then transformers' fast
-Qwen2-VL image processor) without needing those packages; transformers' own processor cannot be imported
-without torchvision. Frames stay channels-last uint8 until the patches are cut, which is also the layout torch
-resizes fastest.
+They give the same bytes as the reference (albumentations or torchvision) without needing those packages. Frames stay
+channels-last uint8, which is also the layout torch resizes fastest. `groot_ros.processing.patches` comes after.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,18 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from groot_ros.processing.errors import ProcessorError, describe, read_json_object
+from groot_ros.processing.errors import ProcessorError, describe
 
 Frames = NDArray[np.uint8]
-
-PREPROCESSOR_FILE = "preprocessor_config.json"
-# Qwen's own limit; beyond it a side would be resized to nothing.
-_MAX_ASPECT_RATIO = 200
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """NVIDIA's deterministic transform: optional letterbox, resize, centre crop, resize.
+    """The deterministic transform of N1.6 and N1.7: optional letterbox, resize, centre crop, resize.
 
     Attributes:
         use_albumentations: True (released checkpoints): scale the SHORTER side with area averaging, keeping
@@ -90,7 +82,7 @@ class EvalTransform:
     def __call__(self, frames: Frames) -> Frames:
         """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3]."""
         if self.letter_box:
-            frames = _letter_box(frames)
+            frames = letter_box(frames)
         if not self.use_albumentations:
             return self._torchvision(frames)
         assert self.shortest_edge is not None and self.crop_fraction is not None
@@ -114,14 +106,16 @@ def _size(value: Any, where: str) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def _letter_box(frames: Frames) -> Frames:
+def letter_box(frames: Frames) -> Frames:
+    """Black bars to a square, the odd row or column of them at the bottom or right."""
     height, width = frames.shape[1:3]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     return np.pad(frames, ((0, 0), (top, side - height - top), (left, side - width - left), (0, 0)))
 
 
-def _scale_shorter_side(frame: Frames, edge: int) -> Frames:
+def scale_shorter_side(frame: Frames, edge: int) -> Frames:
+    """One frame [H, W, 3] with its shorter side at `edge` pixels, averaged over areas."""
     height, width = frame.shape[:2]
     scale = edge / min(height, width)
     size = round(width * scale), round(height * scale)
@@ -130,12 +124,16 @@ def _scale_shorter_side(frame: Frames, edge: int) -> Frames:
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _scale_crop_scale(frame: Frames, edge: int, fraction: float) -> Frames:
-    scaled = _scale_shorter_side(frame, edge)
-    height, width = scaled.shape[:2]
+def crop_centre(frame: Frames, fraction: float) -> Frames:
+    """The middle of one frame [H, W, 3]; sizes and corner rounded down, as albumentations does."""
+    height, width = frame.shape[:2]
     rows, columns = int(height * fraction), int(width * fraction)
     top, left = (height - rows) // 2, (width - columns) // 2
-    return _scale_shorter_side(scaled[top : top + rows, left : left + columns], edge)
+    return frame[top : top + rows, left : left + columns]
+
+
+def _scale_crop_scale(frame: Frames, edge: int, fraction: float) -> Frames:
+    return scale_shorter_side(crop_centre(scale_shorter_side(frame, edge), fraction), edge)
 
 
 def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
@@ -148,99 +146,33 @@ def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -
 
 
 @dataclass(frozen=True)
-class PatchLayout:
-    """Qwen's image processor: size limits and patch geometry.
+class FloatTransform:
+    """N1.5's deterministic transform: centre crop, then a square by antialiased bilinear filtering, in float32.
 
     Attributes:
-        min_pixels, max_pixels: an image is scaled to an area between these.
-        patch_size, merge_size, temporal_patch_size: pixels per patch side, patches per token side, frames per patch.
+        size: edge of the square in pixels.
+        crop_fraction: share of each side that the crop keeps.
     """
 
-    min_pixels: int = 65536
-    max_pixels: int = 16777216
-    patch_size: int = 16
-    merge_size: int = 2
-    temporal_patch_size: int = 2
+    size: int
+    crop_fraction: float
 
-    @classmethod
-    def from_directory(cls, directory: Path) -> PatchLayout:
-        """Reads `preprocessor_config.json` of a directory; the defaults where the file or a key is absent.
+    def __call__(self, frames: Frames) -> Frames:
+        """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3]; the last step cuts off fractions, it does not round.
 
         Raises:
-            ProcessorError: values that are not positive integers, or an image_mean or image_std other than 0.5.
+            ProcessorError: nothing is left by the crop.
         """
-        path = directory / PREPROCESSOR_FILE
-        if not path.exists():
-            return cls()
-        data = read_json_object(path)
-        size = data.get("size", {})
-        if not isinstance(size, Mapping):
-            raise ProcessorError(f"{path}: size", "an object with shortest_edge and longest_edge", describe(size))
-        values = {
-            "min_pixels": ("size.shortest_edge", size.get("shortest_edge", cls.min_pixels)),
-            "max_pixels": ("size.longest_edge", size.get("longest_edge", cls.max_pixels)),
-            "patch_size": ("patch_size", data.get("patch_size", cls.patch_size)),
-            "merge_size": ("merge_size", data.get("merge_size", cls.merge_size)),
-            "temporal_patch_size": (
-                "temporal_patch_size",
-                data.get("temporal_patch_size", cls.temporal_patch_size),
-            ),
-        }
-        for key, value in values.values():
-            if type(value) is not int or value < 1:
-                raise ProcessorError(f"{path}: {key}", "a positive integer", describe(value))
-        for key in ("image_mean", "image_std"):
-            if data.get(key, [0.5] * 3) != [0.5] * 3:
-                raise ProcessorError(f"{path}: {key}", "[0.5, 0.5, 0.5]", describe(data[key]))
-        return cls(**{name: value for name, (_, value) in values.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The form of `preprocessor_config.json`."""
-        return {
-            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
-            "patch_size": self.patch_size,
-            "merge_size": self.merge_size,
-            "temporal_patch_size": self.temporal_patch_size,
-        }
-
-    def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size after Qwen's resize: multiples of patch_size * merge_size, area within the limits, aspect about kept.
-
-        Raises:
-            ProcessorError: one side is more than 200 times the other.
-        """
-        if max(height, width) > _MAX_ASPECT_RATIO * min(height, width):
-            raise ProcessorError("image", f"an aspect ratio of at most {_MAX_ASPECT_RATIO}", f"{height}x{width} pixels")
-        unit = self.patch_size * self.merge_size
-        rows, columns = round(height / unit) * unit, round(width / unit) * unit
-        if rows * columns > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            rows = max(unit, math.floor(height / shrink / unit) * unit)
-            columns = max(unit, math.floor(width / shrink / unit) * unit)
-        elif rows * columns < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (height * width))
-            rows = math.ceil(height * grow / unit) * unit
-            columns = math.ceil(width * grow / unit) * unit
-        return rows, columns
-
-    def patches(self, frames: Frames) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
-        """Resizes (bicubic, antialiased), scales to [-1, 1] and cuts into patches.
-
-        Args:
-            frames: uint8 [N, H, W, 3], separate images of one size.
-
-        Returns:
-            float32 [N, n, 3 * temporal_patch_size * patch_size^2], the patches of one merged token next to each
-            other, and the (time, height, width) grid that every image has; n = height * width. An image fills all
-            its temporal slots.
-        """
-        count, height, width, channels = frames.shape
-        size = self.target_size(height, width)
-        images = resize_antialiased(torch.from_numpy(np.ascontiguousarray(frames)), size, "bicubic")
-        patch, merge = self.patch_size, self.merge_size
-        rows, columns = size[0] // patch, size[1] // patch
-        blocks = images.reshape(count, rows // merge, merge, patch, columns // merge, merge, patch, channels)
-        cut = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count, rows * columns, channels, 1, patch * patch)
-        scaled = cut.to(torch.float32).sub_(127.5).div_(127.5)
-        spread = scaled.expand(-1, -1, -1, self.temporal_patch_size, -1)
-        return spread.reshape(count, rows * columns, -1).numpy(), (1, rows, columns)
+        height, width = frames.shape[1:3]
+        rows, columns = int(height * self.crop_fraction), int(width * self.crop_fraction)
+        if rows < 1 or columns < 1:
+            raise ProcessorError(
+                "video", f"frames of which {self.crop_fraction} is a pixel", f"{height}x{width} pixels"
+            )
+        top, left = round((height - rows) / 2), round((width - columns) / 2)
+        images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).to(torch.float32) / 255
+        cropped = images[..., top : top + rows, left : left + columns]
+        resized = torch.nn.functional.interpolate(
+            cropped, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+        )
+        return (resized.permute(0, 2, 3, 1) * 255).to(torch.uint8).contiguous().numpy()

@@ -1,4 +1,5 @@
-"""Normalisation of one state or action group, by the rules of NVIDIA's processor (spec/groot_n17.md section 4.2).
+"""Normalisation of one state or action group, by the rules of NVIDIA's N1.6 and N1.7 processors
+(spec/groot_n17.md section 4.2, spec/groot_n15_n16.md section 4.3). N1.5's are in `groot_ros.processing.modes`.
 
 Statistics arrays are [D], or [H, D] for relative action groups (one row per chunk step); values are [..., T, D].
 The rounding follows the reference: statistics in float64, the quotient rounded to the dtype of the input.
@@ -62,11 +63,6 @@ class Moments:
 
 
 Normalizer = Bounds | Moments
-
-
-def sin_cos(value: Floats) -> Floats:
-    """[..., D] angles (rad) -> [..., 2 D]: all sines, then all cosines. It has no inverse here."""
-    return np.concatenate([np.sin(value), np.cos(value)], axis=-1)
 
 
 def statistic(group: Any, name: str, where: str) -> Array:

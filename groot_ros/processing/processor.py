@@ -1,4 +1,4 @@
-"""The N1.7 processor: one observation -> model inputs, and the model's chunk -> physical actions."""
+"""The processor of all generations: one observation -> model inputs, and the model's chunk -> physical actions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from groot_ros.processing.checks import check_keys, checked_frames, checked_numbers
-from groot_ros.processing.config import EMBODIMENT_FILE, ProcessorFiles
+from groot_ros.processing.checks import check_keys, checked_numbers
+from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe, listing
-from groot_ros.processing.images import PREPROCESSOR_FILE, EvalTransform, Frames, PatchLayout
-from groot_ros.processing.language import Grid, PromptEncoder, has_tokenizer, load_tokenizer
-from groot_ros.processing.modality import ActionRep, ActionType, ModalityConfig, parse_modalities
-from groot_ros.processing.pose import from_homogeneous
-from groot_ros.processing.state_action import StateActionProcessor
-from groot_ros.processing.tags import resolve_tag
+from groot_ros.processing.images import Frames
+from groot_ros.processing.language import PromptEncoder, has_tokenizer, load_tokenizer
+from groot_ros.processing.modality import ModalityConfig, parse_modalities
+from groot_ros.processing.patches import PREPROCESSOR_FILE, Layout, PatchLayout
+from groot_ros.processing.scaling import state_action_processor
+from groot_ros.processing.vision import image_encoder
 
 Sample = dict[str, Any]
 Groups = Mapping[str, NDArray[np.floating[Any]]]
@@ -40,6 +40,7 @@ class Processor:
     """Encodes observations for, and decodes chunks of, one embodiment of one checkpoint.
 
     Attributes:
+        generation: `n1d5`, `n1d6` or `n1d7`.
         embodiment_tag: the tag as the checkpoint writes it.
         embodiment_id: index of the embodiment's projector weights.
         modality: "video", "state", "action", "language" -> ModalityConfig.
@@ -52,69 +53,85 @@ class Processor:
         files: ProcessorFiles,
         embodiment_tag: str,
         tokenizer: Any,
-        patch_layout: PatchLayout | None = None,
+        layout: Layout | None = None,
+        *,
+        image_settings: Path | None = None,
+        reference_prompt: bool = True,
     ) -> None:
         """Builds a processor from files already read.
 
         Args:
             tokenizer: a loaded transformers tokenizer.
-            patch_layout: Qwen's image settings; None for the released ones.
+            layout: patch geometry; None: that of `image_settings` or of the generation.
+            image_settings: folder that may hold N1.7's preprocessor_config.json; None for the released settings.
+            reference_prompt: N1.5 only. NVIDIA's policy writes the instruction as the text of a list (`['pick up']`),
+                its training as plain text. True follows both: encoding without an action is the policy's, with one
+                the training's. False: plain text always.
 
         Raises:
             ProcessorError: an unknown tag (the available ones are listed), or settings and statistics that do not fit.
         """
         self._files = files
-        self._layout = patch_layout or PatchLayout()
         self._tokenizer_directory: Path | None = None
-        self.embodiment_tag = _resolve(files, embodiment_tag)
+        self.generation = files.generation.name
+        self.embodiment_tag = files.resolve(embodiment_tag)
         self.embodiment_id = files.embodiment_ids[self.embodiment_tag]
-        where = f"{files.where}.modality_configs.{self.embodiment_tag}"
-        self.modality: dict[str, ModalityConfig] = parse_modalities(files.modality_configs[self.embodiment_tag], where)
-        statistics, statistics_where = files.tag_statistics(self.embodiment_tag)
-        self._groups = StateActionProcessor(
-            self.modality["state"],
-            self.modality["action"],
-            statistics,
-            use_percentiles=files.flag("use_percentiles"),
-            clip_outliers=files.flag("clip_outliers"),
-            apply_sincos=files.flag("apply_sincos_state_encoding"),
-            use_relative_action=files.flag("use_relative_action"),
-            where=statistics_where,
-        )
+        self.modality: dict[str, ModalityConfig] = parse_modalities(*files.modality(self.embodiment_tag))
+        self._groups = state_action_processor(files, self.embodiment_tag, self.modality)
         self.state_dims, self.action_dims = self._groups.state_dims, self._groups.action_dims
         self.max_state_dim = files.size("max_state_dim")
         self.max_action_dim = files.size("max_action_dim")
         self.max_action_horizon = files.size("max_action_horizon")
         self._check_capacity()
-        self._exclude_state = files.flag("exclude_state") or self.modality["state"].exclude_state
-        self._transform = EvalTransform.from_kwargs(files.image_kwargs(), files.where)
-        self.prompts = PromptEncoder(tokenizer, self._layout.merge_size, files.flag("formalize_language"))
+        excluded = "exclude_state" in files.generation.defaults and files.flag("exclude_state")
+        self._exclude_state = excluded or self.modality["state"].exclude_state
+        self._images = image_encoder(files, self.modality["video"], layout, image_settings)
+        self._view_sizes: dict[str, tuple[int, int]] | None = None
+        chat = files.generation.chat
+        self._quoted = reference_prompt and chat.quoted
+        self.prompts = PromptEncoder(tokenizer, chat, self._images.layout.merge_size, files.flag("formalize_language"))
 
     @classmethod
-    def from_checkpoint(cls, directory: str | Path, embodiment_tag: str, tokenizer: Any | None = None) -> Processor:
-        """Reads the processor files of a checkpoint directory.
+    def from_checkpoint(
+        cls,
+        directory: str | Path,
+        embodiment_tag: str,
+        tokenizer: Any | None = None,
+        modality: Mapping[str, Any] | None = None,
+        *,
+        reference_prompt: bool = True,
+    ) -> Processor:
+        """Reads the processor files of a checkpoint directory of any generation.
 
         Args:
             directory: a local checkpoint: processor_config.json, statistics.json, embodiment_id.json (here or
-                in `processor/`), optionally preprocessor_config.json and tokenizer files.
+                in `processor/`), optionally preprocessor_config.json and tokenizer files; N1.5: config.json and
+                experiment_cfg/metadata.json, optionally experiment_cfg/modality_config.json and embodiment_id.json.
             embodiment_tag: a tag of the checkpoint, or NVIDIA's enum name for it; case does not matter.
             tokenizer: a folder, a hub id, or a loaded tokenizer. None: the directory's own if it has one,
-                else the backbone that processor_config.json names in `model_name`.
+                else the backbone's: the one that processor_config.json names in `model_name`, or Qwen3's for Eagle.
+                A Qwen3 tokenizer without Eagle's tokens gets them (`groot_ros.processing.language`).
+            modality: what processor_config.json has under `modality_configs[tag]`, in its place. N1.5's checkpoints
+                have none, so there it is needed, unless experiment_cfg/modality_config.json is there. For N1.5, state
+                and action have `normalization_modes` (key -> min_max, q99, mean_std, binary, scale, sin_cos or none;
+                absent: min_max) and `target_rotations` (key -> rotation_6d, quaternion, euler_angles_rpy, axis_angle).
+            reference_prompt: see the constructor.
 
         Raises:
             ProcessorError: names the file and key, what was expected, what was found and what to do.
         """
         root = Path(directory).expanduser()
         files = ProcessorFiles.read(root)
+        if modality is not None:
+            files = files.with_modality(embodiment_tag, modality)
         own = next((folder for folder in (root, files.directory) if has_tokenizer(folder)), None)
         settings = root if (root / PREPROCESSOR_FILE).is_file() else files.directory
-        layout = PatchLayout.from_directory(settings)
-        _resolve(files, embodiment_tag)  # a wrong tag must not have to wait for a download
+        files.modality(files.resolve(embodiment_tag))  # a wrong tag must not have to wait for a download
         if tokenizer is None:
-            loaded = load_tokenizer(own if own is not None else files.model_name())
+            loaded = load_tokenizer(own if own is not None else files.tokenizer_id())
         else:
             loaded = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
-        processor = cls(files, embodiment_tag, loaded, layout)
+        processor = cls(files, embodiment_tag, loaded, image_settings=settings, reference_prompt=reference_prompt)
         if tokenizer is None:
             processor._tokenizer_directory = own
         return processor
@@ -138,14 +155,45 @@ class Processor:
         Returns:
             group -> float32 [T, D].
         """
-        steps = len(self.modality["state"].delta_indices)
-        state = {key: np.zeros((steps, dim), dtype=np.float32) for key, dim in self.state_dims.items()}
-        action = self.modality["action"]
-        for key in action.modality_keys if self._groups.use_relative_action else ():
-            config = action.action_config(key)
-            if config.rep is ActionRep.RELATIVE and config.type is ActionType.EEF:
-                state[config.state_key or key][:] = from_homogeneous(np.eye(4), config.format)
-        return state
+        return self._groups.neutral_state(len(self.modality["state"].delta_indices))
+
+    def check_views(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Checks the robot's views before the first observation, and remembers them for `check_instruction`.
+
+        Args:
+            sizes: camera -> (height, width) in pixels.
+
+        Raises:
+            ProcessorError: a missing or unknown camera, a size that the images cannot have, or different sizes where
+                the generation needs one (N1.5).
+        """
+        self._images.grids(sizes)
+        self._view_sizes = dict(sizes)
+
+    def check_instruction(self, text: str, max_tokens: int) -> int:
+        """Checks an instruction before the first inference with it.
+
+        Args:
+            max_tokens: longest prompt that the model takes (`GrootModel.max_prompt_tokens`).
+
+        Returns:
+            Tokens of its prompt, those of the images included; the views are those of the last `check_views`, else
+            square.
+
+        Raises:
+            ProcessorError: an instruction without words, or a prompt that is too long.
+        """
+        grids = self._images.grids(self._view_sizes)
+        count = len(self.prompts.encode(text, grids, quoted=self._quoted))
+        if count > max_tokens:
+            words = count - sum(t * h * w for t, h, w in grids) // self._images.layout.merge_size**2
+            raise ProcessorError(
+                "instruction",
+                f"a prompt of at most {max_tokens} tokens, all that the model takes",
+                f"{count} tokens, {words} of them text, for {describe(text)}",
+                "Say it in fewer words.",
+            )
+        return count
 
     def encode(
         self,
@@ -163,22 +211,24 @@ class Processor:
             action: for training, group -> float32 [H, D], physical and absolute, H = len(delta_indices) of action.
 
         Returns:
-            numpy arrays: input_ids int64 [L]; pixel_values float32 [patches, 3 * temporal * patch^2]; image_grid_thw
-            int64 [images, 3], in the order t0 view0, t0 view1, t1 view0, ...; state float32 [T, max_state_dim];
-            embodiment_id int64 []; with `action` also action float32 [max_action_horizon, max_action_dim] and
-            action_mask of the same shape, 1 on real steps and dimensions.
+            numpy arrays: input_ids int64 [L]; pixel_values float32 [patches, P]; image_grid_thw int64 [images, 3],
+            (1, rows, columns) in patches, in the order t0 view0, t0 view1, t1 view0, ...; state float32
+            [T, max_state_dim]; embodiment_id int64 []; with `action` also action float32
+            [max_action_horizon, max_action_dim] and action_mask of the same shape, float32, 1 on real steps and
+            dimensions. N1.5: action_mask is bool, and there is state_mask, bool [T, max_state_dim].
 
         Raises:
-            ProcessorError: a missing or unknown key, a wrong type or shape, NaN or infinity, an empty instruction.
+            ProcessorError: a missing or unknown key, a wrong type or shape, NaN or infinity, a rotation that is none,
+                an empty instruction, or views of different sizes where one is needed.
         """
         physical = self._checked_state(state)
-        sample: Sample = {
-            "state": self._state_rows(physical),
-            "embodiment_id": np.asarray(self.embodiment_id, dtype=np.int64),
-        }
-        sample["pixel_values"], grids = self._images(video)
+        sample: Sample = {"embodiment_id": np.asarray(self.embodiment_id, dtype=np.int64)}
+        sample["state"], state_mask = self._state_rows(physical)
+        if self._files.generation.bool_masks:
+            sample["state_mask"] = state_mask
+        sample["pixel_values"], grids = self._images.encode(video)
         sample["image_grid_thw"] = np.asarray(grids, dtype=np.int64)
-        sample["input_ids"] = self.prompts.encode(instruction, grids)
+        sample["input_ids"] = self.prompts.encode(instruction, grids, quoted=self._quoted and action is None)
         if action is not None:
             sample["action"], sample["action_mask"] = self._action_rows(action, physical)
         return sample
@@ -186,12 +236,13 @@ class Processor:
     def collate(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Samples of `encode` -> one batch for the model.
 
-        Prompts are padded on the left. Note that padding changes the result a little: the N1.7 network attends to it.
+        Prompts are padded on the left. Note that padding changes the result a little: the
+        networks of N1.5 and N1.7 attend to it.
 
         Returns:
             input_ids, attention_mask int64 [B, L]; pixel_values float32 [all patches, P] and image_grid_thw
             int64 [all images, 3], sample after sample; state float32 [B, T, S]; embodiment_id int64 [B];
-            action, action_mask float32 [B, H, A] if the samples have them.
+            action, action_mask [B, H, A] if the samples have them; N1.5: state_mask bool [B, T, S].
 
         Raises:
             ProcessorError: no samples, or only some of them with an action.
@@ -214,7 +265,9 @@ class Processor:
             "pixel_values": np.concatenate([sample["pixel_values"] for sample in samples]),
             "image_grid_thw": np.concatenate([sample["image_grid_thw"] for sample in samples]),
         }
-        stacked = ("state", "embodiment_id", *(("action", "action_mask") if with_action else ()))
+        stacked = [
+            name for name in ("state", "state_mask", "embodiment_id", "action", "action_mask") if name in samples[0]
+        ]
         arrays.update({name: np.stack([sample[name] for sample in samples]) for name in stacked})
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -235,24 +288,25 @@ class Processor:
                 cannot be decoded.
         """
         chunk = checked_numbers("model output", normalized, (None, None, None))
-        batch, steps, width = chunk.shape
-        needed = sum(self.action_dims.values())
-        if steps < self.action_horizon or width < needed:
+        batch, steps, found = chunk.shape
+        widths = self._groups.action_widths
+        needed = sum(widths.values())
+        if steps < self.action_horizon or found < needed:
             raise ProcessorError(
                 "model output",
                 f"at least {self.action_horizon} steps of {needed} numbers",
-                f"{steps} steps of {width}",
+                f"{steps} steps of {found}",
                 "The checkpoint's config.json and processor_config.json do not belong together.",
             )
         references = {
             key: checked_numbers(f"state '{key}'", _required(state, key), (batch, None, self.state_dims[key]))
-            for key in self._reference_keys()
+            for key in self._groups.reference_keys()
         }
         groups: dict[str, NDArray[np.floating[Any]]] = {}
         start = 0
-        for key, dim in self.action_dims.items():
-            groups[key] = chunk[:, : self.action_horizon, start : start + dim]
-            start += dim
+        for key, width in widths.items():
+            groups[key] = chunk[:, : self.action_horizon, start : start + width]
+            start += width
         physical = self._groups.unapply_action(groups, references)
         return {
             key: checked_numbers(f"decoded action '{key}'", value, (None, None, None))
@@ -262,13 +316,16 @@ class Processor:
     def save(self, directory: str | Path) -> None:
         """Writes the processor's files in NVIDIA's layout.
 
-        processor_config.json, statistics.json and embodiment_id.json always; preprocessor_config.json where
-        the image settings are not the released ones; tokenizer files where the processor was read together with them.
+        N1.6, N1.7: processor_config.json, statistics.json and embodiment_id.json always; preprocessor_config.json where
+        N1.7's image settings are not the released ones. N1.5: metadata.json and modality_config.json in experiment_cfg,
+        and embodiment_id.json if there was one; the sizes of the network are in config.json, which is not written here.
+        Tokenizer files where the processor was read together with them.
         """
         target = Path(directory).expanduser()
         self._files.write(target)
-        if self._layout != PatchLayout():
-            text = json.dumps(self._layout.to_dict(), indent=2)
+        layout = self._images.layout
+        if isinstance(layout, PatchLayout) and layout != PatchLayout():
+            text = json.dumps(layout.to_dict(), indent=2)
             (target / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
         source = self._tokenizer_directory
         if source is not None and source.resolve() != target.resolve():
@@ -277,10 +334,10 @@ class Processor:
                     shutil.copyfile(source / name, target / name)
 
     def _check_capacity(self) -> None:
-        state_width = sum(self._groups.state_width(key) for key in self.state_dims)
+        state_width = 0 if self._files.generation.truncates_state else sum(self._groups.state_widths.values())
         for name, used, limit in (
             ("max_state_dim", state_width, self.max_state_dim),
-            ("max_action_dim", sum(self.action_dims.values()), self.max_action_dim),
+            ("max_action_dim", sum(self._groups.action_widths.values()), self.max_action_dim),
             ("max_action_horizon", self.action_horizon, self.max_action_horizon),
         ):
             if used > limit:
@@ -295,14 +352,17 @@ class Processor:
             key: checked_numbers(f"state '{key}'", state[key], (steps, dim)) for key, dim in self.state_dims.items()
         }
 
-    def _state_rows(self, physical: Groups) -> NDArray[np.float32]:
-        rows = np.zeros((len(self.modality["state"].delta_indices), self.max_state_dim), dtype=np.float32)
-        if not self._exclude_state:
+    def _state_rows(self, physical: Groups) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        steps = len(self.modality["state"].delta_indices)
+        if self._exclude_state:
+            values = np.zeros((steps, 0), dtype=np.float32)
+        else:
             values = np.concatenate(list(self._groups.apply_state(physical).values()), axis=-1)
-            rows[:, : values.shape[-1]] = values
-        return rows
+            if not np.isfinite(values).all():
+                raise ProcessorError("state", "numbers with a valid rotation", "a rotation that cannot be converted")
+        return _padded(values[:, : self.max_state_dim], (steps, self.max_state_dim))
 
-    def _action_rows(self, action: Groups, physical_state: Groups) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _action_rows(self, action: Groups, physical_state: Groups) -> tuple[NDArray[np.float32], NDArray[Any]]:
         check_keys("action", action, self.action_dims)
         checked = {
             key: checked_numbers(f"action '{key}'", action[key], (self.action_horizon, dim))
@@ -311,32 +371,16 @@ class Processor:
         values = np.concatenate(list(self._groups.apply_action(checked, physical_state).values()), axis=-1)
         if not np.isfinite(values).all():
             raise ProcessorError("action", "poses with a valid rotation", "a rotation that cannot be decoded")
-        rows = np.zeros((self.max_action_horizon, self.max_action_dim), dtype=np.float32)
-        mask = np.zeros_like(rows)
-        rows[: values.shape[0], : values.shape[1]] = values
-        mask[: values.shape[0], : values.shape[1]] = 1.0
-        return rows, mask
+        rows, mask = _padded(values, (self.max_action_horizon, self.max_action_dim))
+        return rows, mask if self._files.generation.bool_masks else mask.astype(np.float32)
 
-    def _images(self, video: Mapping[str, Frames]) -> tuple[NDArray[np.float32], tuple[Grid, ...]]:
-        """Patches of all images, time-major and view-minor, and one grid per image."""
-        keys = self.modality["video"].modality_keys
-        steps = len(self.modality["video"].delta_indices)
-        check_keys("video", video, keys)
-        views = [self._transform(checked_frames(f"video '{key}'", video[key], steps)) for key in keys]
-        if len({view.shape for view in views}) == 1:
-            ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
-            patches, grid = self._layout.patches(ordered)
-            return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
-        # NVIDIA's processor stacks the views and so fails here; the network itself takes images of different sizes.
-        cut = [self._layout.patches(view) for view in views]
-        parts = [cut[view][0][step] for step in range(steps) for view in range(len(views))]
-        return np.concatenate(parts), tuple(cut[view][1] for _ in range(steps) for view in range(len(views)))
 
-    def _reference_keys(self) -> list[str]:
-        action = self.modality["action"]
-        relative = [key for key in action.modality_keys if action.action_config(key).rep is ActionRep.RELATIVE]
-        references = (action.action_config(key).state_key or key for key in relative)
-        return list(dict.fromkeys(references)) if self._groups.use_relative_action else []
+def _padded(values: NDArray[np.floating[Any]], shape: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """`values` in the corner of zeros of `shape`, and True where they are."""
+    rows, mask = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.bool_)
+    rows[: values.shape[0], : values.shape[1]] = values
+    mask[: values.shape[0], : values.shape[1]] = True
+    return rows, mask
 
 
 def _required(state: Any, key: str) -> Any:
@@ -344,23 +388,3 @@ def _required(state: Any, key: str) -> Any:
         found = listing(state) if isinstance(state, Mapping) else describe(state)
         raise ProcessorError("state", f"the key '{key}', the reference of a relative action group", found)
     return state[key]
-
-
-def _resolve(files: ProcessorFiles, embodiment_tag: str) -> str:
-    available = list(files.modality_configs)
-    tag = resolve_tag(embodiment_tag, available)
-    if tag is None:
-        raise ProcessorError(
-            f"{files.where}.modality_configs",
-            f"the embodiment tag '{embodiment_tag}'",
-            f"tags {listing(available)}",
-            "Set the embodiment's tag to one of these, or use a checkpoint that was trained for it.",
-        )
-    if tag not in files.embodiment_ids:
-        raise ProcessorError(
-            f"{files.directory / EMBODIMENT_FILE}",
-            f"a projector index for '{tag}'",
-            f"entries {listing(files.embodiment_ids)}",
-            "Add the tag with the index it was trained with.",
-        )
-    return tag

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.processing.errors import ProcessorError, describe, listing
+from groot_ros.processing.codecs import Codec
+from groot_ros.processing.errors import ProcessorError, listing
 from groot_ros.processing.modality import ActionConfig, ActionRep, ActionType, ModalityConfig
-from groot_ros.processing.normalization import (
-    Array,
-    Floats,
-    Normalizer,
-    bounds_from,
-    moments_from,
-    sin_cos,
-    statistic,
-)
-from groot_ros.processing.pose import POSE_DIMS, absolute_poses, relative_poses
+from groot_ros.processing.normalization import Array, Floats
+from groot_ros.processing.pose import POSE_DIMS, absolute_poses, from_homogeneous, relative_poses
+from groot_ros.processing.statistics import TagStatistics
 
 
 class StateActionProcessor:
     """Normalises and un-normalises the state and action groups of one embodiment.
 
-    All methods take groups with any leading axes ([T, D] or [B, T, D]) and return new arrays.
+    How one group is scaled is its codec's business (`groot_ros.processing.scaling` makes them for each generation);
+    this class adds the relative actions. All methods take groups with any leading axes ([T, D] or [B, T, D]) and
+    return new arrays.
 
     Attributes:
         state_dims: physical width of every state group, in model order.
@@ -36,39 +31,26 @@ class StateActionProcessor:
         self,
         state: ModalityConfig,
         action: ModalityConfig,
-        statistics: Mapping[str, Any],
-        *,
-        use_percentiles: bool,
-        clip_outliers: bool,
-        apply_sincos: bool,
+        statistics: TagStatistics,
+        state_codecs: Mapping[str, Codec],
+        action_codecs: Mapping[str, Codec],
         use_relative_action: bool,
-        where: str = "statistics",
     ) -> None:
-        """Reads the statistics of every group.
+        """Checks that relative groups and their references fit.
 
         Args:
-            statistics: `{state, action, relative_action}` of one embodiment tag, as in statistics.json.
-            where: file and tag, for errors.
+            state_codecs, action_codecs: one per modality key.
+            use_relative_action: whether RELATIVE groups are made relative; if not they are absolute.
 
         Raises:
-            ProcessorError: statistics missing or malformed, widths that contradict each other or the action
-                format, or relative statistics whose number of steps is not the action horizon.
+            ProcessorError: widths that contradict each other or the action format, or an action that the model could
+                predict but nobody could turn back.
         """
-        self.state, self.action = state, action
-        self.clip_outliers, self.use_relative_action = clip_outliers, use_relative_action
-        self._where, self._statistics = where, statistics
-        self._sincos = set(state.sin_cos_embedding_keys or ()) if apply_sincos else set()
-        self.state_dims = {key: self._width("state", key) for key in state.modality_keys}
-        self.action_dims = {key: self._width("action", key) for key in action.modality_keys}
-        self._state_normalizers = {
-            key: self._absolute_normalizer("state", key, state, use_percentiles) for key in state.modality_keys
-        }
-        self._action_normalizers = {
-            key: self._relative_normalizer(key)
-            if self._is_relative(key)
-            else self._absolute_normalizer("action", key, action, use_percentiles)
-            for key in action.modality_keys
-        }
+        self.state, self.action, self.use_relative_action = state, action, use_relative_action
+        self._statistics = statistics
+        self._state_codecs, self._action_codecs = dict(state_codecs), dict(action_codecs)
+        self.state_dims = {key: statistics.width("state", key) for key in state.modality_keys}
+        self.action_dims = {key: statistics.width("action", key) for key in action.modality_keys}
         for key in action.modality_keys:
             self._check_representation(key)
 
@@ -77,37 +59,46 @@ class StateActionProcessor:
         """Steps of one action chunk."""
         return len(self.action.delta_indices)
 
-    def state_width(self, key: str) -> int:
-        """Width of a state group as the model gets it: twice the physical width with [sin, cos]."""
-        return self.state_dims[key] * (2 if key in self._sincos else 1)
+    @property
+    def state_widths(self) -> dict[str, int]:
+        """Width of every state group as the model gets it: twice the physical one with [sin, cos]."""
+        return {key: codec.width for key, codec in self._state_codecs.items()}
+
+    @property
+    def action_widths(self) -> dict[str, int]:
+        """Width of every action group as the model gives it; another than the physical one for converted rotations."""
+        return {key: codec.width for key, codec in self._action_codecs.items()}
 
     def state_limits(self, key: str) -> tuple[Array, Array]:
         """Smallest and largest value of a state group in the training data, float64 [D] each, physical units."""
         if key not in self.state_dims:
             raise ProcessorError("state", f"one of {listing(self.state_dims)}", f"'{key}'")
-        group, where = self._group("state", key)
-        return statistic(group, "min", where).copy(), statistic(group, "max", where).copy()
+        return self._statistics.extremes("state", key)
+
+    def neutral_state(self, steps: int) -> dict[str, NDArray[np.float32]]:
+        """A state that can be encoded and referred to: zeros, and no rotation where there is a pose; [steps, D]."""
+        state = {key: np.zeros((steps, dim), dtype=np.float32) for key, dim in self.state_dims.items()}
+        for key, codec in self._state_codecs.items():
+            if codec.neutral is not None:
+                state[key][:] = codec.neutral
+        for key in self.action.modality_keys:
+            config = self._config(key)
+            if self._is_relative(key) and config.type is ActionType.EEF:
+                state[config.state_key or key][:] = from_homogeneous(np.eye(4), config.format)
+        return state
+
+    def reference_keys(self) -> list[str]:
+        """State groups that relative action groups refer to."""
+        relative = [key for key in self.action.modality_keys if self._is_relative(key)]
+        return list(dict.fromkeys(self._config(key).state_key or key for key in relative))
 
     def apply_state(self, state: Mapping[str, Floats]) -> dict[str, Floats]:
         """Physical -> normalised state groups; [sin, cos] groups get twice the width. dtype is kept."""
-        result: dict[str, Floats] = {}
-        for key in self.state.modality_keys:
-            normalizer = self._state_normalizers[key]
-            if key in self._sincos:
-                result[key] = sin_cos(state[key])
-            else:
-                # The reference limits mean/std groups of the action, but not of the state.
-                limited = key not in (self.state.mean_std_embedding_keys or ())
-                result[key] = normalizer.normalize(state[key], self.clip_outliers and limited)
-        return result
+        return {key: codec.encode(state[key]) for key, codec in self._state_codecs.items()}
 
     def unapply_state(self, normalized: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Normalised -> physical state groups, leaving out [sin, cos] groups, which have no inverse."""
-        return {
-            key: self._state_normalizers[key].unnormalize(normalized[key])
-            for key in self.state.modality_keys
-            if key not in self._sincos
-        }
+        """Normalised -> physical state groups, leaving out those without a way back, such as [sin, cos]."""
+        return {key: codec.decode(normalized[key]) for key, codec in self._state_codecs.items() if codec.invertible}
 
     def apply_action(self, action: Mapping[str, Floats], state: Mapping[str, Floats]) -> dict[str, Floats]:
         """Physical absolute -> normalised action groups.
@@ -117,19 +108,20 @@ class StateActionProcessor:
             state: [..., T, D] physical state groups; the last row is the reference of relative groups.
 
         Returns:
-            [..., H, D] per group: float64 for relative groups (NVIDIA's pose code works so), else the input's dtype.
+            [..., H, width] per group: float64 for relative groups (NVIDIA's pose code works so), else the input's
+            dtype.
         """
         result: dict[str, Floats] = {}
-        for key in self.action.modality_keys:
+        for key, codec in self._action_codecs.items():
             value = self._to_relative(key, action[key], state) if self._is_relative(key) else action[key]
-            result[key] = self._action_normalizers[key].normalize(value, self.clip_outliers)
+            result[key] = codec.encode(value)
         return result
 
     def unapply_action(self, normalized: Mapping[str, Floats], state: Mapping[str, Floats]) -> dict[str, Floats]:
         """Normalised -> physical absolute action groups; the inverse of `apply_action` inside the training range."""
         result: dict[str, Floats] = {}
-        for key in self.action.modality_keys:
-            value = self._action_normalizers[key].unnormalize(normalized[key])
+        for key, codec in self._action_codecs.items():
+            value = codec.decode(normalized[key])
             result[key] = self._to_absolute(key, value, state) if self._is_relative(key) else value
         return result
 
@@ -154,62 +146,6 @@ class StateActionProcessor:
             return absolute_poses(reference, value, config.format)
         return reference[..., None, :] + value
 
-    def _group(self, section: str, key: str) -> tuple[Any, str]:
-        groups = self._statistics.get(section)
-        where = f"{self._where}.{section}"
-        if not isinstance(groups, Mapping):
-            found = "no such key" if groups is None else describe(groups)
-            raise ProcessorError(where, "an object with one entry per group", found)
-        if key not in groups:
-            raise ProcessorError(
-                where,
-                f"statistics of group '{key}', which processor_config.json names",
-                f"groups {listing(groups)}",
-                "Compute the statistics of the dataset again, or use the checkpoint of this robot.",
-            )
-        return groups[key], f"{where}.{key}"
-
-    def _width(self, section: str, key: str) -> int:
-        group, where = self._group(section, key)
-        low = statistic(group, "min", where)
-        if low.ndim != 1:
-            raise ProcessorError(f"{where}.min", "a list [D]", f"shape {low.shape}")
-        return int(low.shape[0])
-
-    def _absolute_normalizer(self, section: str, key: str, modality: ModalityConfig, percentiles: bool) -> Normalizer:
-        group, where = self._group(section, key)
-        normalizer: Normalizer
-        if key in (modality.mean_std_embedding_keys or ()):
-            normalizer = moments_from(group, where)
-            shape = normalizer.mean.shape
-        else:
-            normalizer = bounds_from(group, percentiles, where)
-            shape = normalizer.low.shape
-        width = self._width(section, key)
-        if shape != (width,):
-            raise ProcessorError(where, f"arrays of {width} numbers, as 'min' has", f"shape {shape}")
-        return normalizer
-
-    def _relative_normalizer(self, key: str) -> Normalizer:
-        """Per-step statistics; the reference takes min and max here even where percentiles are on."""
-        group, where = self._group("relative_action", key)
-        normalizer: Normalizer
-        if key in (self.action.mean_std_embedding_keys or ()):
-            normalizer = moments_from(group, where)
-            shape = normalizer.mean.shape
-        else:
-            normalizer = bounds_from(group, False, where)
-            shape = normalizer.low.shape
-        width = self.action_dims[key]
-        if shape not in ((self.horizon, width), (width,)):
-            raise ProcessorError(
-                where,
-                f"one row per chunk step, [{self.horizon}][{width}]",
-                f"shape {shape}",
-                "The statistics belong to another horizon: compute them again for these delta_indices.",
-            )
-        return normalizer
-
     def _check_representation(self, key: str) -> None:
         if not self._is_relative(key):
             return
@@ -217,13 +153,13 @@ class StateActionProcessor:
         reference = config.state_key or key
         if config.type is ActionType.EEF and width != POSE_DIMS[config.format]:
             raise ProcessorError(
-                f"{self._where}.action.{key}",
+                f"{self._statistics.where}.action.{key}",
                 f"{POSE_DIMS[config.format]} numbers for EEF format {config.format.name}",
                 f"{width}",
             )
         if self.state_dims.get(reference) != width:
             raise ProcessorError(
-                f"{self._where}.state.{reference}",
+                f"{self._statistics.where}.state.{reference}",
                 f"{width} numbers, as the relative action group '{key}' that refers to it",
                 f"{self.state_dims.get(reference, 'no such state group')}",
             )

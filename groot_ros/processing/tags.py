@@ -1,14 +1,33 @@
-"""Embodiment tags of GR00T N1.7: projector ids and the names NVIDIA's command lines use.
+"""Embodiment tags: projector ids, and the names NVIDIA's command lines use.
 
-Source: spec/groot_n17.md section 4.6. A checkpoint's own embodiment_id.json always wins; this table fills in
-    tags it lacks.
+One tag may have different ids in different generations. Sources: spec/groot_n15_n16.md section 4.5 and
+spec/groot_n17.md section 4.6. A checkpoint's own embodiment_id.json always wins; these tables fill in tags it lacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-EMBODIMENT_IDS: dict[str, int] = {
+N1D5_IDS: dict[str, int] = {
+    "oxe_droid": 17,
+    "gr1": 24,
+    "agibot_genie1": 26,
+    "new_embodiment": 31,
+}
+
+N1D6_IDS: dict[str, int] = {
+    "oxe_google": 0,
+    "oxe_widowx": 1,
+    "libero_panda": 2,
+    "unitree_g1": 8,
+    "new_embodiment": 10,
+    "robocasa_panda_omron": 13,
+    "oxe_droid": 16,
+    "gr1": 20,
+    "behavior_r1_pro": 24,
+}
+
+N1D7_IDS: dict[str, int] = {
     "simpler_env_google": 0,
     "simpler_env_widowx": 1,
     "libero_sim": 2,
@@ -27,8 +46,10 @@ EMBODIMENT_IDS: dict[str, int] = {
     "xdof_relative_eef_relative_joint_subtask": 27,
 }
 
+EMBODIMENT_IDS: dict[str, dict[str, int]] = {"n1d5": N1D5_IDS, "n1d6": N1D6_IDS, "n1d7": N1D7_IDS}
+
 # NVIDIA's enum names where they are not simply the tag in capitals.
-TAG_NAMES: dict[str, str] = {
+N1D7_TAG_NAMES: dict[str, str] = {
     "XDOF": "xdof_relative_eef_relative_joint",
     "XDOF_SUBTASK": "xdof_relative_eef_relative_joint_subtask",
     "REAL_G1": "real_g1_relative_eef_relative_joints",
@@ -41,19 +62,19 @@ TAG_NAMES: dict[str, str] = {
 }
 
 
-def resolve_tag(name: str, available: Iterable[str]) -> str | None:
+def resolve_tag(name: str, available: Iterable[str], names: Mapping[str, str]) -> str | None:
     """The member of `available` that `name` means, or None.
 
-    An exact match wins; then, ignoring case, NVIDIA's enum name; then, ignoring case, the tag itself.
+    An exact match wins; then, ignoring case, NVIDIA's enum name of `names`; then, ignoring case, the tag itself.
     """
     tags = list(available)
     if name in tags:
         return name
-    wanted = TAG_NAMES.get(name.upper(), name).lower()
+    wanted = names.get(name.upper(), name).lower()
     return next((tag for tag in tags if tag.lower() == wanted), None)
 
 
-def complete_embodiment_ids(from_checkpoint: Mapping[str, int]) -> dict[str, int]:
-    """The checkpoint's ids, with tags it does not name filled in from `EMBODIMENT_IDS`."""
-    missing = {tag: number for tag, number in EMBODIMENT_IDS.items() if tag not in from_checkpoint}
+def complete_embodiment_ids(from_checkpoint: Mapping[str, int], generation: str = "n1d7") -> dict[str, int]:
+    """The checkpoint's ids, with tags it does not name filled in from the generation's table."""
+    missing = {tag: number for tag, number in EMBODIMENT_IDS[generation].items() if tag not in from_checkpoint}
     return {**from_checkpoint, **missing}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform, PatchLayout
+from groot_ros.processing.images import EvalTransform
+from groot_ros.processing.patches import PatchLayout
 
 SETTINGS = ("image_target_size", "image_crop_size", "shortest_image_edge", "crop_fraction")
 RELEASED = {"use_albumentations": True, "shortest_image_edge": 256, "crop_fraction": 0.95}

@@ -12,11 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import PatchLayout
-from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer, prompt_text
+from groot_ros.processing.generations import N1D7
+from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer
+from groot_ros.processing.patches import PatchLayout
 
 PROJECT = Path(__file__).resolve().parents[2]
 ONE_TOKEN = (1, 2, 2)
+CHAT = N1D7.chat
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def test_golden_formalize_and_prompt_text(prompts: dict[str, Any]) -> None:
     for raw, expected in prompts["formalize"]:
         assert formalize(raw) == expected
     for case in prompts["prompts"]:
-        assert prompt_text(formalize(case["lang"]), case["n_images"]) == case["text"]
+        assert CHAT.text(formalize(case["lang"]), case["n_images"]) == case["text"]
 
 
 def qwen_tokenizer_folder() -> Path:
@@ -44,7 +46,7 @@ def qwen_tokenizer_folder() -> Path:
 def test_golden_token_ids_with_the_qwen_vocabulary(
     n1d7: Path, prompts: dict[str, Any], e2e: dict[str, np.ndarray], e2e_info: dict[str, Any]
 ) -> None:
-    encoder = PromptEncoder(load_tokenizer(qwen_tokenizer_folder()), 2, formalize_language=True)
+    encoder = PromptEncoder(load_tokenizer(qwen_tokenizer_folder()), CHAT, 2, formalize_language=True)
     vocabulary = encoder.tokenizer.get_vocab()
     assert {token: vocabulary[token] for token in prompts["special_ids"]} == prompts["special_ids"]
     for case in prompts["prompts"]:
@@ -74,7 +76,7 @@ def test_golden_token_ids_with_the_qwen_vocabulary(
 
 
 def test_placeholders_are_repeated_in_order(byte_tokenizer: Any) -> None:
-    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=True)
     ids = encoder.encode("go", ((1, 2, 4), (1, 4, 6)))
     image = encoder.image_token_id
     ends = np.flatnonzero(ids == byte_tokenizer.convert_tokens_to_ids("<|vision_end|>"))
@@ -85,7 +87,7 @@ def test_placeholders_are_repeated_in_order(byte_tokenizer: Any) -> None:
 
 
 def test_a_caller_cannot_change_what_is_remembered(byte_tokenizer: Any) -> None:
-    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=True)
     first = encoder.encode("go", (ONE_TOKEN,))
     kept = first.copy()
     first[:] = 0
@@ -95,7 +97,7 @@ def test_a_caller_cannot_change_what_is_remembered(byte_tokenizer: Any) -> None:
 
 
 def test_what_is_remembered_is_bounded(byte_tokenizer: Any) -> None:
-    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=True)
     for number in range(200):
         encoder.encode(f"pick {number}", (ONE_TOKEN,))
     assert len(encoder._cache) == 64
@@ -106,16 +108,16 @@ def test_what_is_remembered_is_bounded(byte_tokenizer: Any) -> None:
     [("", "''"), ("  \n", "found"), ("?!", "'?!'"), (None, "None"), (b"go", "b'go'"), (["go"], "['go']")],
 )
 def test_an_instruction_without_words_is_refused(byte_tokenizer: Any, instruction: Any, part: str) -> None:
-    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=True)
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=True)
     with pytest.raises(ProcessorError, match="instruction: expected") as caught:
         encoder.encode(instruction, (ONE_TOKEN,))
     assert part in str(caught.value)
 
 
 def test_without_formalize_an_image_placeholder_in_the_text_is_refused(byte_tokenizer: Any) -> None:
-    encoder = PromptEncoder(byte_tokenizer, 2, formalize_language=False)
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=False)
     assert "Go!" in encoder.text("Go!", 1)
-    with pytest.raises(ProcessorError, match="2 image placeholders for 1 images"):
+    with pytest.raises(ProcessorError, match=r"a text without <\|image_pad\|>; found 'see"):
         encoder.encode("see <|image_pad|>", (ONE_TOKEN,))
 
 
@@ -125,7 +127,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])))
     with pytest.raises(ProcessorError, match=r"no <\|im_start\|>, .*Set `tokenizer`"):
-        PromptEncoder(plain, 2, formalize_language=True)
+        PromptEncoder(plain, CHAT, 2, formalize_language=True)
 
 
 def test_a_tokenizer_without_padding_is_refused(byte_tokenizer: Any) -> None:
@@ -133,12 +135,12 @@ def test_a_tokenizer_without_padding_is_refused(byte_tokenizer: Any) -> None:
 
     without = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer.backend_tokenizer)
     with pytest.raises(ProcessorError, match="padding token"):
-        PromptEncoder(without, 2, formalize_language=True)
+        PromptEncoder(without, CHAT, 2, formalize_language=True)
 
 
 def test_tokenizers_load_from_folders(byte_tokenizer: Any, tmp_path: Path) -> None:
     byte_tokenizer.save_pretrained(tmp_path)
-    text = prompt_text("pick up", 1)
+    text = CHAT.text("pick up", 1)
     expected = byte_tokenizer(text)["input_ids"]
     assert load_tokenizer(tmp_path)(text)["input_ids"] == expected
     (tmp_path / "tokenizer_config.json").unlink()

@@ -12,7 +12,7 @@ import pytest
 
 from groot_ros.processing.errors import ProcessorError
 from groot_ros.processing.modality import ActionFormat, ActionRep, ActionType, ModalityConfig, parse_modalities
-from groot_ros.processing.tags import EMBODIMENT_IDS, TAG_NAMES, complete_embodiment_ids, resolve_tag
+from groot_ros.processing.tags import EMBODIMENT_IDS, N1D7_TAG_NAMES, complete_embodiment_ids, resolve_tag
 
 
 @pytest.fixture
@@ -108,20 +108,32 @@ def test_malformed_modalities_are_named(modalities: Any, change: Callable[[Any],
     ],
 )
 def test_tags_are_found_by_name_or_value(name: str, expected: str | None) -> None:
-    assert resolve_tag(name, ["libero_sim", "new_embodiment", "My_Robot"]) == expected
+    assert resolve_tag(name, ["libero_sim", "new_embodiment", "My_Robot"], N1D7_TAG_NAMES) == expected
 
 
 def test_every_named_tag_has_an_id() -> None:
-    assert set(TAG_NAMES.values()) <= set(EMBODIMENT_IDS)
+    assert set(N1D7_TAG_NAMES.values()) <= set(EMBODIMENT_IDS["n1d7"])
 
 
-def test_golden_embodiment_ids_equal_the_table(n1d7: Path) -> None:
-    stored = json.loads((n1d7 / "processor_dir" / "embodiment_id.json").read_text())
-    assert stored == EMBODIMENT_IDS
+@pytest.mark.parametrize(("generation", "folder"), [("n1d7", "processor_dir"), ("n1d6", "processor/saved_processor")])
+def test_golden_embodiment_ids_equal_the_table(golden_root: Path, generation: str, folder: str) -> None:
+    stored = json.loads((golden_root / generation / folder / "embodiment_id.json").read_text())
+    assert stored == EMBODIMENT_IDS[generation]
+
+
+def test_golden_embodiment_id_of_n1d5(golden_root: Path) -> None:
+    stored = json.loads((golden_root / "n1d5" / "processor" / "transforms.json").read_text())
+    assert EMBODIMENT_IDS["n1d5"][stored["metadata"]["embodiment_tag"]] == stored["embodiment_id"]
+
+
+def test_one_tag_may_have_another_id_in_another_generation() -> None:
+    assert [EMBODIMENT_IDS[name]["gr1"] for name in ("n1d5", "n1d6")] == [24, 20]
+    assert [complete_embodiment_ids({}, name)["new_embodiment"] for name in ("n1d5", "n1d6", "n1d7")] == [31, 10, 10]
+    assert resolve_tag("LIBERO_PANDA", EMBODIMENT_IDS["n1d6"], {}) == "libero_panda"
 
 
 def test_the_checkpoints_ids_win_and_missing_ones_are_filled_in() -> None:
     ids = complete_embodiment_ids({"libero_sim": 7, "my_robot": 12})
     assert ids["libero_sim"] == 7
     assert ids["my_robot"] == 12
-    assert ids["new_embodiment"] == EMBODIMENT_IDS["new_embodiment"]
+    assert ids["new_embodiment"] == EMBODIMENT_IDS["n1d7"]["new_embodiment"]

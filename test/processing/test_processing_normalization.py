@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from groot_ros.processing.codecs import SinCos
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.normalization import Bounds, Moments, bounds_from, moments_from, sin_cos, statistic
+from groot_ros.processing.normalization import Bounds, Moments, bounds_from, moments_from, statistic
 
 GROUP = {"min": [0, 1], "max": [4, 1], "mean": [1, 2], "std": [0.5, 0], "q01": [1, 1], "q99": [3, 1]}
 
@@ -70,7 +71,7 @@ def test_rows_of_per_step_statistics_apply_to_their_own_step() -> None:
 
 
 def test_sin_cos_puts_all_sines_first() -> None:
-    result = sin_cos(f32(0, np.pi / 2))
+    result = SinCos(2).encode(f32(0, np.pi / 2))
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, [[0, 1, 1, 0]], atol=1e-7)
 

@@ -14,7 +14,8 @@ import torch
 
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform, PatchLayout
+from groot_ros.processing.images import EvalTransform
+from groot_ros.processing.patches import PatchLayout
 from groot_ros.processing.processor import Processor
 
 TAG = "new_embodiment"
@@ -165,16 +166,16 @@ def test_a_state_history_gives_one_row_per_step(checkpoint: Path, edit_json: Cal
     assert rows.shape == (2, 16)
     assert (rows[:, 13:] == 0).all()
     single = Processor(
-        replace(processor._files, document=_with_delta(processor._files.document, [0])),
+        replace(processor._files, modality_configs=_with_delta(processor._files.modality_configs, [0])),
         TAG,
         processor.prompts.tokenizer,
     )
     np.testing.assert_array_equal(rows[1:], single.encode(**second)["state"])
 
 
-def _with_delta(document: Any, delta: list[int]) -> Any:
-    copied = json.loads(json.dumps(document))
-    copied["processor_kwargs"]["modality_configs"][TAG]["state"]["delta_indices"] = delta
+def _with_delta(configs: Any, delta: list[int]) -> Any:
+    copied = json.loads(json.dumps(configs))
+    copied[TAG]["state"]["delta_indices"] = delta
     return copied
 
 
@@ -261,7 +262,7 @@ def test_the_processor_may_lie_in_a_subfolder(checkpoint: Path) -> None:
         (checkpoint / name).rename(inner / name)
     processor = Processor.from_checkpoint(checkpoint, TAG)  # the tokenizer is still in the root
     assert processor.embodiment_id == 10
-    assert processor._layout.min_pixels == 1024
+    assert processor._images.layout.min_pixels == 1024
 
 
 def test_a_saved_processor_loads_and_does_the_same(checkpoint: Path, tmp_path: Path) -> None:
@@ -312,8 +313,8 @@ def kwargs_edit(**changes: Any) -> Callable[[Any], None]:
         ("embodiment_id.json", '{"new_embodiment": "ten"}', ["embodiment_id.json: new_embodiment", "'ten'"]),
         (
             "processor_config.json",
-            lambda document: document.update(processor_class="Gr00tN1d6Processor"),
-            ["processor_class", "Gr00tN1d6Processor", "N1.7"],
+            lambda document: document.update(processor_class="Gr00tN1d9Processor"),
+            ["processor_class", "Gr00tN1d6Processor or Gr00tN1d7Processor", "'Gr00tN1d9Processor'", "N1.5"],
         ),
         ("processor_config.json", lambda document: document.pop("processor_kwargs"), ["processor_kwargs", "none"]),
         ("processor_config.json", kwargs_edit(modality_configs={}), ["modality_configs", "one entry per tag"]),

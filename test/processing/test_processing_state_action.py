@@ -16,7 +16,9 @@ from safetensors.numpy import load_file
 from groot_ros.processing.errors import ProcessorError
 from groot_ros.processing.modality import ActionConfig, ActionFormat, ActionRep, ActionType, ModalityConfig
 from groot_ros.processing.pose import from_homogeneous, homogeneous, matrix_from_rotvec
+from groot_ros.processing.scaling import by_flags
 from groot_ros.processing.state_action import StateActionProcessor
+from groot_ros.processing.statistics import TagStatistics
 
 RELATIVE_EEF = ("eef_9d", "eef_vec")
 
@@ -30,10 +32,10 @@ def build(config: dict[str, Any], variant: dict[str, Any]) -> StateActionProcess
     used = tuple(config["action_keys_used"])
     configs = tuple(action.action_config(key) for key in used)
     (statistics,) = config["statistics"].values()
-    return StateActionProcessor(
+    return by_flags(
         state,
         replace(action, modality_keys=used, action_configs=configs),
-        statistics,
+        TagStatistics(statistics, "statistics"),
         use_percentiles=variant["use_percentiles"],
         clip_outliers=variant["clip_outliers"],
         apply_sincos=variant.get("apply_sincos_state_encoding", False),
@@ -118,11 +120,10 @@ def small(statistics: dict[str, Any] = STATISTICS, **options: Any) -> StateActio
         "use_relative_action": True,
         **options,
     }
-    return StateActionProcessor(
+    return by_flags(
         ModalityConfig((-1, 0), ("arm", "pose"), mean_std_embedding_keys=mean_std),
         ModalityConfig((0, 1, 2), ("arm", "pose"), mean_std_embedding_keys=mean_std, action_configs=configs),
-        statistics,
-        where="statistics.json: robot",
+        TagStatistics(statistics, "statistics.json: robot"),
         **settings,
     )
 

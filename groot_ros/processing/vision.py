@@ -1,0 +1,115 @@
+"""The views of one observation -> patches and grids: transform and patch layout of each generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groot_ros.processing.checks import check_keys, checked_frames
+from groot_ros.processing.config import ProcessorFiles
+from groot_ros.processing.errors import ProcessorError, describe
+from groot_ros.processing.images import EvalTransform, FloatTransform, Frames
+from groot_ros.processing.modality import ModalityConfig
+from groot_ros.processing.patches import EagleLayout, Grid, Layout, Patches, PatchLayout, TileLayout
+
+Transform = Callable[[Frames], Frames]
+# Views of a checkpoint whose robot is not known yet.
+_ASSUMED_SIZE = (256, 256)
+
+
+class ImageEncoder:
+    """Transforms and cuts the frames of all views.
+
+    Attributes:
+        layout: the patch geometry.
+    """
+
+    def __init__(self, transform: Transform, layout: Layout, video: ModalityConfig, one_size: bool) -> None:
+        self._transform, self.layout = transform, layout
+        self._keys, self._steps, self._one_size = video.modality_keys, len(video.delta_indices), one_size
+
+    def encode(self, video: Mapping[str, Frames]) -> tuple[Patches, tuple[Grid, ...]]:
+        """Patches of all images, time-major and view-minor, and one grid per image.
+
+        Raises:
+            ProcessorError: a missing or unknown view, a wrong type or shape, or sizes that differ where one is needed.
+        """
+        check_keys("video", video, self._keys)
+        frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
+        self._check_one_size({key: (value.shape[1], value.shape[2]) for key, value in frames.items()})
+        views = [self._transform(value) for value in frames.values()]
+        if len({view.shape for view in views}) == 1:
+            ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+            patches, grid = self.layout.patches(ordered)
+            return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
+        # NVIDIA's processor stacks the views and so fails here; the network itself takes images of different sizes.
+        cut = [self.layout.patches(view) for view in views]
+        parts = [cut[view][0][step] for step in range(self._steps) for view in range(len(views))]
+        return np.concatenate(parts), tuple(cut[view][1] for _ in range(self._steps) for view in range(len(views)))
+
+    def grids(self, sizes: Mapping[str, tuple[int, int]] | None) -> tuple[Grid, ...]:
+        """The grids that `encode` gives for views of these (height, width) sizes; None: square ones.
+
+        Raises:
+            ProcessorError: a missing or unknown view, a size that is none, or sizes that differ where one is needed.
+        """
+        sizes = dict.fromkeys(self._keys, _ASSUMED_SIZE) if sizes is None else sizes
+        check_keys("video", sizes, self._keys)
+        for key, size in sizes.items():
+            if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+                raise ProcessorError(f"video '{key}'", "a size (height, width) in pixels", describe(size))
+        self._check_one_size(sizes)
+        blank = [np.zeros((1, *sizes[key], 3), dtype=np.uint8) for key in self._keys]
+        return tuple(self.layout.patches(self._transform(frame))[1] for frame in blank) * self._steps
+
+    def _check_one_size(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        if self._one_size and len(set(sizes.values())) > 1:
+            found = ", ".join(f"{key} {height}x{width}" for key, (height, width) in sizes.items())
+            raise ProcessorError(
+                "video",
+                "views of one resolution, which GR00T N1.5 needs",
+                f"{found} (height x width)",
+                "Let the cameras publish one resolution.",
+            )
+
+
+def image_encoder(
+    files: ProcessorFiles, video: ModalityConfig, layout: Layout | None = None, directory: Path | None = None
+) -> ImageEncoder:
+    """The encoder of a checkpoint.
+
+    Args:
+        layout: another patch geometry than the files say.
+        directory: where N1.7's preprocessor_config.json may be; None: Qwen's released settings.
+
+    Raises:
+        ProcessorError: image settings that are wrong or do not fit together.
+    """
+    transform, own = _PIPELINES[files.generation.name](files, directory)
+    return ImageEncoder(transform, layout or own, video, files.generation.one_view_size)
+
+
+def _tiles(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
+    size, patch = files.size("image_size"), files.size("patch_size")
+    if size % patch:
+        raise ProcessorError(f"{files.where}: image size", f"a multiple of the patch size {patch}", str(size))
+    return FloatTransform(size, files.generation.defaults["crop_fraction"]), TileLayout(size, patch)
+
+
+def _eagle(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
+    return EvalTransform.from_kwargs(files.image_kwargs(), files.where), EagleLayout()
+
+
+def _qwen(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
+    layout = PatchLayout() if directory is None else PatchLayout.from_directory(directory)
+    return EvalTransform.from_kwargs(files.image_kwargs(), files.where), layout
+
+
+_PIPELINES: dict[str, Callable[[ProcessorFiles, Path | None], tuple[Any, Layout]]] = {
+    "n1d5": _tiles,
+    "n1d6": _eagle,
+    "n1d7": _qwen,
+}
