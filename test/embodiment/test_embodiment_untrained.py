@@ -12,7 +12,8 @@ from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.untrained import metadata_modalities, statistics
 from groot_ros.processing.modality import parse_modalities
 from groot_ros.processing.pose import matrix_from_rot6d, matrix_from_rotvec
-from groot_ros.processing.state_action import StateActionProcessor
+from groot_ros.processing.scaling import by_flags, by_modes
+from groot_ros.processing.statistics import TagStatistics
 
 STEPS = 16
 JOINTS = ["a", "b"]
@@ -210,10 +211,10 @@ def test_every_relative_form_comes_out_of_the_processor_finite(representation: d
     }
     embodiment = Embodiment.model_validate(data)
     parsed = parse_modalities(modality_configs(embodiment, "n1d7")["new_embodiment"], "yaml")
-    groups = StateActionProcessor(
+    groups = by_flags(
         parsed["state"],
         parsed["action"],
-        statistics(embodiment, "n1d7"),
+        TagStatistics(statistics(embodiment, "n1d7"), "yaml"),
         use_percentiles=True,
         clip_outliers=True,
         apply_sincos=False,
@@ -225,3 +226,27 @@ def test_every_relative_form_comes_out_of_the_processor_finite(representation: d
     state["wide"][:] = np.eye(4).reshape(-1) if eef else 0.5
     for values in groups.unapply_action(chunk, state).values():
         assert np.isfinite(values).all()
+
+
+def test_every_n1d5_mode_comes_out_of_the_processor_finite() -> None:
+    data = robot().model_dump()
+    data["generation"] = "n1d5"
+    modes = {"arm": "mean_std", "speed": "scale", "hand": "q99", "wide": "none", "narrow": "min_max", "pad": "min_max"}
+    for key, mode in modes.items():
+        data["state"][key]["normalization"] = mode
+    data["state"]["turn"]["target_rotation"] = "rotation_6d"
+    for key, mode in {"arm": "q99", "hand": "binary", "wide": "none", "narrow": "mean_std"}.items():
+        data["action"][key]["normalization"] = mode
+    embodiment = Embodiment.model_validate(data)
+    parsed = parse_modalities(modality_configs(embodiment, "n1d5")["new_embodiment"], "yaml")
+    found = TagStatistics(statistics(embodiment, "n1d5"), "yaml")
+    about = metadata_modalities(embodiment)
+    groups = by_modes(parsed["state"], parsed["action"], found, about, "metadata.json", "yaml")
+    state = groups.neutral_state(1)
+    normalized = groups.apply_state(state)
+    assert normalized["turn"].shape == (1, 6)
+    assert all(np.isfinite(values).all() for values in normalized.values())
+    rng = np.random.default_rng(1)
+    chunk = {key: rng.normal(size=(STEPS, width)) for key, width in groups.action_dims.items()}
+    for key, values in groups.unapply_action(chunk, state).items():
+        assert np.isfinite(values).all() and values.shape == chunk[key].shape
