@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from groot_ros.model.checkpoint import load_model
@@ -84,11 +84,15 @@ def read_config(golden: Path) -> dict[str, Any]:
     return {**document["model_config"], "eagle_config": document["eagle_config"]}
 
 
-def as_checkpoint(golden: Path, directory: Path, **changes: Any) -> Path:
-    """A checkpoint directory on the golden files; `changes` are put into its config.json."""
+def as_checkpoint(golden: Path, directory: Path, added: dict[str, Tensor] | None = None, **changes: Any) -> Path:
+    """A checkpoint directory on the golden files, with more tensors `added`; `changes` are put into its config.json."""
     text = json.dumps({**read_config(golden), **changes})
     (directory / "config.json").write_text(text, encoding="utf-8")
-    (directory / "model.safetensors").symlink_to(golden / "weights.safetensors")
+    source, target = golden / "weights.safetensors", directory / "model.safetensors"
+    if added is None:
+        target.symlink_to(source)
+    else:
+        save_file({**load_file(source), **added}, target)
     return directory
 
 
@@ -238,12 +242,12 @@ GetGolden = Callable[[str], Golden]
 
 @pytest.fixture(scope="session")
 def load_golden(golden_root: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadGolden:
-    """`load_golden(name, dtype=torch.float32, root=golden_root, **config_changes)`: a golden set and its model, made
-    anew."""
+    """`load_golden(name, dtype=torch.float32, root=golden_root, **options)`: a golden set and its model, made anew;
+    the options are those of `as_checkpoint`."""
 
-    def load(name: str, *, dtype: torch.dtype = torch.float32, root: Path = golden_root, **changes: Any) -> Golden:
+    def load(name: str, *, dtype: torch.dtype = torch.float32, root: Path = golden_root, **options: Any) -> Golden:
         path = root / name
-        directory = as_checkpoint(path, tmp_path_factory.mktemp("golden"), **changes)
+        directory = as_checkpoint(path, tmp_path_factory.mktemp("golden"), **options)
         return Golden(name, path, load_model(directory, dtype=dtype), load_file(path / "io.safetensors"))
 
     return load
