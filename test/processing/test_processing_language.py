@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from golden_helpers import qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
@@ -16,7 +16,6 @@ from groot_ros.processing.generations import N1D7
 from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer
 from groot_ros.processing.patches import PatchLayout
 
-PROJECT = Path(__file__).resolve().parents[2]
 ONE_TOKEN = (1, 2, 2)
 CHAT = N1D7.chat
 
@@ -31,16 +30,6 @@ def test_golden_formalize_and_prompt_text(prompts: dict[str, Any]) -> None:
         assert formalize(raw) == expected
     for case in prompts["prompts"]:
         assert CHAT.text(formalize(case["lang"]), case["n_images"]) == case["text"]
-
-
-def qwen_tokenizer_folder() -> Path:
-    named = os.environ.get("GROOT_QWEN_TOKENIZER")
-    folder = Path(named) if named else PROJECT.parent / "shared" / "data" / "qwen_tokenizer"
-    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
-        pytest.skip(
-            f"no Qwen vocabulary in {folder}: set GROOT_QWEN_TOKENIZER to a folder with vocab.json and merges.txt"
-        )
-    return folder
 
 
 def test_golden_token_ids_with_the_qwen_vocabulary(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_helpers import TableTokenizer, groups
 
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError
@@ -22,31 +23,8 @@ TAG = "new_embodiment"
 IMAGE_PAD = "<|image_pad|>"
 
 
-class TableTokenizer:
-    """Knows the end-to-end reference's prompts and nothing else, so that no vocabulary file is needed."""
-
-    pad_token_id: int
-
-    def __init__(self, special_ids: dict[str, int], e2e: dict[str, np.ndarray], texts: list[str]) -> None:
-        self._special_ids = special_ids
-        self.pad_token_id = special_ids["<|endoftext|>"]
-        self._ids = {}
-        for row, text in enumerate(texts):
-            ids = e2e["out.input_ids"][row][e2e["out.attention_mask"][row] == 1]
-            first_of_run = np.concatenate([[True], (ids[1:] != ids[:-1]) | (ids[1:] != special_ids[IMAGE_PAD])])
-            self._ids[text] = ids[first_of_run].tolist()
-
-    def get_vocab(self) -> dict[str, int]:
-        return self._special_ids
-
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert not add_special_tokens
-        return {"input_ids": self._ids[text]}
-
-
 def sample_inputs(e2e: dict[str, np.ndarray], index: int, modality: str) -> dict[str, np.ndarray]:
-    start = f"in{index}.{modality}."
-    return {key.removeprefix(start): value for key, value in e2e.items() if key.startswith(start)}
+    return groups(e2e, f"in{index}.{modality}.")
 
 
 @pytest.fixture
@@ -55,7 +33,9 @@ def golden_processor(n1d7: Path, e2e: dict[str, np.ndarray], e2e_info: dict[str,
     files = ProcessorFiles.read(n1d7 / "processor_dir")
     (tag,) = files.modality_configs
     smallest, largest = e2e_info["qwen_image_size"]
-    return Processor(files, tag, TableTokenizer(special_ids, e2e, e2e_info["texts"]), PatchLayout(smallest, largest))
+    prompts = list(zip(e2e_info["texts"], e2e["out.input_ids"], e2e["out.attention_mask"], strict=True))
+    tokenizer = TableTokenizer(special_ids, IMAGE_PAD, prompts)
+    return Processor(files, tag, tokenizer, PatchLayout(smallest, largest))
 
 
 def test_golden_processor_end_to_end(

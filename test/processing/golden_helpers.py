@@ -1,0 +1,53 @@
+"""What the golden tests of the processors share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class TableTokenizer:
+    """Knows the prompts of a reference and nothing else, so that no vocabulary file is needed."""
+
+    pad_token_id: int
+
+    def __init__(
+        self, special_ids: dict[str, int], image_token: str, prompts: list[tuple[str, np.ndarray, np.ndarray]]
+    ) -> None:
+        """`prompts`: text, input_ids and attention_mask of each; runs of the image token are one in the text."""
+        self._special_ids = special_ids
+        self.pad_token_id = special_ids["<|endoftext|>"]
+        self._ids = {}
+        for text, row, mask in prompts:
+            ids = row[mask == 1]
+            kept = np.concatenate([[True], (ids[1:] != ids[:-1]) | (ids[1:] != special_ids[image_token])])
+            self._ids[text] = ids[kept].tolist()
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._special_ids
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": self._ids[text]}
+
+
+def qwen_tokenizer_folder() -> Path:
+    """Folder with Qwen's vocabulary; the test is skipped where there is none."""
+    named = os.environ.get("GROOT_QWEN_TOKENIZER")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data" / "qwen_tokenizer"
+    if not (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file():
+        pytest.skip(
+            f"no Qwen vocabulary in {folder}: set GROOT_QWEN_TOKENIZER to a folder with vocab.json and merges.txt"
+        )
+    return folder
+
+
+def groups(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose name starts with `prefix`, by what comes after it."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
