@@ -1,6 +1,6 @@
 """N1.5's normalisation modes and rotation conversions (spec/groot_n15_n16.md section 4.7).
 
-The reference keeps statistics as float32 and computes in the dtype of the value; so does this.
+The reference rounds the statistics to the dtype of the value and computes in it; so does this.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from groot_ros.processing.codecs import Codec, SinCos
 from groot_ros.processing.errors import ProcessorError, describe, listing
-from groot_ros.processing.normalization import Floats, statistic
+from groot_ros.processing.normalization import Array, Floats, statistic
 from groot_ros.processing.pose import (
     euler_from_matrix,
     matrix_from_euler,
@@ -25,8 +24,6 @@ from groot_ros.processing.pose import (
     rot6d_from_matrix,
     rotvec_from_matrix,
 )
-
-Stored = NDArray[np.float32]
 
 # Mode -> the two statistics it reads. `none` leaves the numbers as they are: a key that NVIDIA's data configs do not
 # list has no mode and is not normalised.
@@ -56,8 +53,8 @@ class Mode:
     """
 
     name: str
-    first: Stored
-    second: Stored
+    first: Array
+    second: Array
     width: int
     neutral: ClassVar[tuple[float, ...] | None] = None
 
@@ -177,14 +174,14 @@ def mode_codec(mode: str, group: Any, where: str, width: int) -> Codec:
     if mode == "sin_cos":
         return SinCos(width)
     names = MODES[mode]
-    first, second = (statistic(group, name, where).astype(np.float32) for name in names) if names else _nothing()
+    first, second = (statistic(group, name, where) for name in names) if names else (np.zeros(0), np.zeros(0))
     return Mode(mode, first, second, width)
 
 
 def rotation_codec(source: str, target: str, mode: str) -> Turned:
     """The codec of a converted rotation: `min_max` with the fixed range of the target, or `none`."""
     kind = ROTATIONS[target]
-    ends = np.full(kind.width, kind.bound, dtype=np.float32)
+    ends = np.full(kind.width, kind.bound)
     return Turned(source, target, Mode(mode, -ends, ends, kind.width))
 
 
@@ -203,7 +200,3 @@ def key_options(extra: Mapping[str, Any], name: str, keys: tuple[str, ...], allo
         if value is not None and value not in allowed:
             raise ProcessorError(f"{where}.{name}.{key}", f"one of {listing(allowed)}", describe(value))
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _nothing() -> tuple[Stored, Stored]:
-    return np.zeros(0, np.float32), np.zeros(0, np.float32)
