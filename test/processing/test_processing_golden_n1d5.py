@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -53,7 +54,8 @@ def instruction(train_text: str) -> str:
 
 def said(decoded: str) -> str:
     """The instruction of a decoded policy prompt, without the list around it."""
-    (text,) = re.findall(r"</img>\['(.*)'\]<\|im_end\|>", decoded)
+    (listed,) = re.findall(r"</img>(\[.*\])<\|im_end\|>", decoded)
+    (text,) = ast.literal_eval(listed)
     return text
 
 
