@@ -139,3 +139,8 @@ def n1d6_checkpoint(golden_root: Path, tmp_path: Path, eagle_tokenizer: PreTrain
     shutil.copytree(golden_root / "n1d6" / "processor" / "saved_processor", directory)
     eagle_tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture
+def folders(n1d5_checkpoint: Path, n1d6_checkpoint: Path, checkpoint: Path) -> dict[str, Path]:
+    return {"n1d5": n1d5_checkpoint, "n1d6": n1d6_checkpoint, "n1d7": checkpoint}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_helpers import TableTokenizer, groups, qwen_tokenizer_folder
+from processing_helpers import TableTokenizer, groups, qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.codecs import SinCos

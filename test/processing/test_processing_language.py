@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_helpers import qwen_tokenizer_folder
+from processing_helpers import qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError

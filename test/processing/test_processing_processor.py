@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_helpers import TableTokenizer, groups
+from processing_helpers import TableTokenizer, groups
 
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError

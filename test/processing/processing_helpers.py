@@ -1,4 +1,4 @@
-"""What the golden tests of the processors share."""
+"""What the tests of the processors share: a tokenizer for the references, and observations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from groot_ros.processing.processor import Processor
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +53,22 @@ def qwen_tokenizer_folder() -> Path:
 def groups(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose name starts with `prefix`, by what comes after it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def observation(processor: Processor, seed: int = 0, size: tuple[int, int] = (48, 64)) -> dict[str, Any]:
+    """An observation of the robot, in the middle of its ranges."""
+    generator = np.random.default_rng(seed)
+    steps = len(processor.modality["video"].delta_indices)
+    keys = processor.modality["video"].modality_keys
+    state = {key: 0.1 + value for key, value in processor.blank_state().items()}
+    return {
+        "video": {key: generator.integers(0, 256, (steps, *size, 3), dtype=np.uint8) for key in keys},
+        "state": state,
+        "instruction": "Pick up the cube.",
+    }
+
+
+def held(processor: Processor, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An action that stays where the state is; one number of a wider state group for a narrower action group."""
+    steps = processor.action_horizon
+    return {key: np.repeat(state[key][-1:, :width], steps, axis=0) for key, width in processor.action_dims.items()}
