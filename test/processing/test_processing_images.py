@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform
-from groot_ros.processing.patches import PatchLayout
+from groot_ros.processing.images import EvalTransform, FloatTransform
+from groot_ros.processing.patches import EagleLayout, PatchLayout, TileLayout
 
 SETTINGS = ("image_target_size", "image_crop_size", "shortest_image_edge", "crop_fraction")
 RELEASED = {"use_albumentations": True, "shortest_image_edge": 256, "crop_fraction": 0.95}
@@ -169,3 +169,46 @@ def test_refused_patch_layouts_are_named(tmp_path: Path, content: dict[str, Any]
         PatchLayout.from_directory(tmp_path)
     for part in ["preprocessor_config.json", *parts]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "order"),
+    [(EagleLayout(), "yxc"), (TileLayout(size=56), "cyx")],
+    ids=["n1d6", "n1d5"],
+)
+def test_eagles_patches_keep_the_pixels_in_their_order(layout: EagleLayout | TileLayout, order: str) -> None:
+    frame = np.zeros((1, 56, 56, 3), dtype=np.uint8)
+    frame[0, 14 + 3, 2 * 14 + 5, 1] = 255  # second row, third column; green, at (3, 5) in the patch
+    patches, grid = layout.patches(frame)
+    assert grid == (1, 4, 4)
+    shape = {"yxc": (16, 14, 14, 3), "cyx": (16, 3, 14, 14)}[order]
+    place = {"yxc": [6, 3, 5, 1], "cyx": [6, 1, 3, 5]}[order]
+    assert np.argwhere(patches[0].reshape(shape) == 1).tolist() == [place]
+    assert (patches == -1).sum() == patches.size - 1
+
+
+def test_a_tile_has_one_size() -> None:
+    with pytest.raises(ProcessorError, match=r"one tile of 224x224 pixels; found 224x252"):
+        TileLayout().patches(np.zeros((1, 224, 252, 3), dtype=np.uint8))
+
+
+@given(st.integers(1, 8000), st.integers(1, 8000))
+def test_eagles_sizes_are_multiples_within_the_limits(height: int, width: int) -> None:
+    layout = EagleLayout()
+    rows, columns = layout.target_size(height, width)
+    assert rows % 28 == columns % 28 == 0
+    assert min(rows, columns) >= 28
+    assert rows * columns >= layout.min_pixels
+    # One unit is the least side, so only very long images may exceed the upper limit.
+    assert rows * columns <= layout.max_pixels or 28 in (rows, columns)
+
+
+def test_n1d5_takes_the_middle_and_cuts_off_fractions() -> None:
+    frame = np.zeros((1, 40, 80, 3), dtype=np.uint8)
+    frame[:, 1:39, 2:78] = 200  # exactly what a crop of 0.95 keeps
+    assert (FloatTransform(28, 0.95)(frame) == FloatTransform(28, 1.0)(frame[:, 1:39, 2:78])).all()
+    half = np.zeros((1, 2, 2, 3), dtype=np.uint8)
+    half[:, 0] = 255
+    assert FloatTransform(1, 1.0)(half).ravel().tolist() == [127] * 3  # 127.5
+    with pytest.raises(ProcessorError, match="1x30 pixels"):
+        FloatTransform(28, 0.95)(np.zeros((1, 1, 30, 3), dtype=np.uint8))

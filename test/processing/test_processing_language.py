@@ -12,7 +12,7 @@ from processing_helpers import qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.generations import N1D7
+from groot_ros.processing.generations import EAGLE_TOKEN_IDS, N1D5, N1D6, N1D7
 from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer
 from groot_ros.processing.patches import PatchLayout
 
@@ -161,3 +161,87 @@ def test_an_unreachable_hub_id_says_which_parameter_to_set(monkeypatch: pytest.M
     for part in ("nvidia/Cosmos-Reason2-2B", "We couldn't connect", "parameter `tokenizer`"):
         assert part in str(caught.value)
     assert "second line" not in str(caught.value)
+
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+IMAGES = "<image 1><img><IMG_CONTEXT></img><image 2><img><IMG_CONTEXT></img>"
+
+
+def test_each_generation_has_its_own_order_and_ending(eagle_tokenizer: Any) -> None:
+    prompts = [
+        PromptEncoder(eagle_tokenizer, chat, 1, formalize_language=formal).text("Go!", 2)
+        for chat, formal in ((N1D5.chat, False), (N1D6.chat, True))
+    ]
+    assert prompts == [
+        f"{SYSTEM}{IMAGES}Go!<|im_end|>\n<|im_start|>assistant\n",
+        f"{SYSTEM}go{IMAGES}<|im_end|>\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("pick up", "['pick up']"),
+        ("don't", '["don\'t"]'),
+        ('a "b"', "['a \"b\"']"),
+        ("caf\u00e9", "['caf\u00e9']"),
+        ("a\tb", "['a\\tb']"),
+        ("word " * 40 + "end", f"['{'word ' * 40}end']"),
+    ],
+)
+def test_a_quoted_instruction_is_what_numpy_writes(eagle_tokenizer: Any, text: str, written: str) -> None:
+    encoder = PromptEncoder(eagle_tokenizer, N1D5.chat, 1, formalize_language=False)
+    assert str(np.array([text])) == written
+    assert encoder.text(text, 0, quoted=True) == N1D5.chat.text(written, 0)
+    assert not np.array_equal(encoder.encode(text, (), quoted=True), encoder.encode(text, ()))
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<img>", "<IMG_CONTEXT>"])
+def test_special_tokens_in_an_instruction_are_refused(eagle_tokenizer: Any, token: str) -> None:
+    encoder = PromptEncoder(eagle_tokenizer, N1D5.chat, 1, formalize_language=False)
+    with pytest.raises(ProcessorError, match="instruction: expected a text without"):
+        encoder.encode(f"go {token} on", (ONE_TOKEN,))
+
+
+def plain_tokenizer(size: int, *extra: str) -> Any:
+    """A tokenizer of `size` tokens that has Qwen's chat tokens, but none of Eagle's except `extra`."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *extra]
+    words = {f"w{number}": number for number in range(size - len(special))}
+    tokenizer = Tokenizer(models.WordLevel(vocab=words, unk_token="w0"))
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0])
+
+
+def test_eagles_tokens_are_added_to_qwen3s_tokenizer() -> None:
+    tokenizer = plain_tokenizer(151669)
+    encoder = PromptEncoder(tokenizer, N1D6.chat, 2, formalize_language=True)
+    assert {token: tokenizer.get_vocab()[token] for token in EAGLE_TOKEN_IDS} == EAGLE_TOKEN_IDS
+    assert encoder.image_token_id == 151669
+    ids = encoder.encode("go", ((1, 4, 4),))
+    assert (ids == 151669).sum() == 4
+    assert ids[np.flatnonzero(ids == 151669)[0] - 1] == 151670
+    PromptEncoder(tokenizer, N1D5.chat, 1, formalize_language=False)
+    assert len(tokenizer) == 151672
+
+
+@pytest.mark.parametrize(
+    ("size", "extra", "parts"),
+    [
+        (500, (), ["no <IMG_CONTEXT>, <img>, </img>", "500 tokens", "151669, 151670, 151671"]),
+        (151669, ("<img>",), ["no <IMG_CONTEXT>, </img>", "Set `tokenizer`"]),
+        (151665, (), ["151665 tokens", "Qwen3's tokenizer"]),
+    ],
+    ids=["small", "some are there", "Qwen 2.5"],
+)
+def test_eagles_tokens_are_not_added_where_their_ids_would_be_others(
+    size: int, extra: tuple[str, ...], parts: list[str]
+) -> None:
+    tokenizer = plain_tokenizer(size, *extra)
+    with pytest.raises(ProcessorError) as caught:
+        PromptEncoder(tokenizer, N1D6.chat, 2, formalize_language=True)
+    for part in parts:
+        assert part in str(caught.value)
+    assert len(tokenizer) == size
