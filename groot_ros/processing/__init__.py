@@ -1,6 +1,7 @@
-"""Raw observation -> model inputs, model output -> physical actions (GR00T N1.7).
+"""Raw observation -> model inputs, model output -> physical actions, for GR00T N1.5, N1.6 and N1.7.
 
-The entry point is `groot_ros.processing.processor.Processor`. Nothing here imports ROS.
+The entry point is `groot_ros.processing.processor.Processor`; what differs between the generations is in
+`groot_ros.processing.generations`. Nothing here imports ROS.
 """
 
 from __future__ import annotations
