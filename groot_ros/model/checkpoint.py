@@ -93,7 +93,12 @@ def load_config(directory: str | Path) -> ModelConfig:
 
 
 def load_model(
-    directory: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    directory: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    keep_unused: bool = True,
+    match_reference_bf16: bool = False,
 ) -> GrootModel:
     """The network of a checkpoint directory, in eval mode.
 
@@ -101,6 +106,9 @@ def load_model(
         directory: holds config.json and the weights.
         dtype: of all parameters; None: the config's `model_dtype`.
         device: where they go, tensor by tensor.
+        keep_unused: load the tensors that the network never reads where the files have them, for saving them again;
+            the parameters of all others are None.
+        match_reference_bf16: see `Backbone.match_reference_bf16`.
 
     Raises:
         CheckpointError: a file is missing or broken, the generation is not supported, or tensors are missing,
@@ -115,15 +123,21 @@ def load_model(
         raise CheckpointError(f"{directory / CONFIG_NAME}: {error}") from error
     files = tensor_files(directory)
     tied = model.tied_parameters()
-    _compare(directory, {name: tuple(p.shape) for name, p in model.state_dict().items()}, files, tied)
+    unused = model.unused_parameters()
+    _compare(directory, {name: tuple(p.shape) for name, p in model.state_dict().items()}, files, {*tied, *unused})
+    left_out = {name for name in unused if not keep_unused or tied.get(name, name) not in files}
+    for name in left_out:
+        _remove(model, name)
     dtype = getattr(torch, config.model_dtype) if dtype is None else dtype
     for path, names in _by_file(files).items():
         with safe_open(path, framework="pt") as file:
             for name in names:
-                if name not in tied:
+                if name not in tied and name not in left_out:
                     _assign(model, name, file.get_tensor(name).to(device=device, dtype=dtype, copy=True))
     for name, source in tied.items():
-        _assign(model, name, model.get_parameter(source))
+        if name not in left_out:
+            _assign(model, name, model.get_parameter(source))
+    model.backbone.match_reference_bf16 = match_reference_bf16
     return model.eval()
 
 
@@ -296,3 +310,9 @@ def _assign(model: nn.Module, name: str, value: Tensor) -> None:
     """Puts a tensor in the place of a parameter; a parameter is put as it is, so that tied names share it."""
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, value if isinstance(value, nn.Parameter) else nn.Parameter(value))
+
+
+def _remove(model: nn.Module, name: str) -> None:
+    """Leaves a module without one of its parameters."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, None)

@@ -19,16 +19,21 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from groot_ros.control.plan import JointPlan
-from groot_ros.embodiment.load import load_embodiment
+from groot_ros.embodiment.check import check_commandable
+from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.vocabulary import COMMANDED_TYPES
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
-from groot_ros.nodes.parameters import declare, parameter, read
+from groot_ros.nodes.parameters import declare, read
+from groot_ros.nodes.policy_parameters import PolicyParameters
 from groot_ros.nodes.runtime import leave, run
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Reason, Refusal
 from groot_ros.policy.cycle import Planned, PolicyCycle
-from groot_ros.policy.local import DTYPES, LocalPolicy
+from groot_ros.policy.generation import embodiment_for
+from groot_ros.policy.instructions import Instructions
+from groot_ros.policy.local import LocalPolicy
 from groot_ros.policy.supervisor import Answer, Supervisor
 from groot_ros.policy.worker import Worker
 
@@ -36,31 +41,6 @@ T = TypeVar("T")
 STATUS_HZ = 5.0
 CALLBACK_WINDOW_S = 0.2  # how long the callback thread may be held up before a queue overflows
 CLOSE_S = 1.0  # what is left of the 2 s that a stop may take goes to ROS
-
-
-@dataclass(frozen=True)
-class PolicyParameters:
-    """Parameters of ``/groot_policy``; read on configure."""
-
-    embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file")
-    checkpoint: str = parameter("", "Directory in NVIDIA's layout, or hub id; required")
-    tokenizer: str = parameter("", "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own")
-    device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
-    dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
-    instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
-    denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)
-    replan_steps: int = parameter(
-        0,
-        "Steps of a chunk until the next inference starts; 0: half the chunk",
-        unit="steps",
-        minimum=0,
-        maximum=1000,
-    )
-    seed: int = parameter(-1, "Seed of every chunk's noise; -1: a fresh one per chunk", minimum=-1, maximum=2**31 - 1)
-    torch_threads: int = parameter(0, "CPU threads of torch; 0: torch's choice", unit="threads", minimum=0, maximum=256)
-    dry_run: bool = parameter(False, "Do and publish everything but commands to the robot")
-    start_on_activate: bool = parameter(False, "Start on activation instead of waiting for ~/start")
-    autostart: bool = parameter(False, "Configure and activate by itself when the process starts")
 
 
 @dataclass(frozen=True)
@@ -83,8 +63,7 @@ class PolicyNode(LifecycleNode):
         declare(self, PolicyParameters)
         self._supervisor = Supervisor()
         self._settings = PolicyParameters()
-        self._instruction = ""
-        self._instructed = False  # by the topic, which outranks parameter and YAML
+        self._instructions = Instructions()
         self._dry_run = False
         self._sequence = 0
         self._robot: _Robot | None = None
@@ -175,7 +154,9 @@ class PolicyNode(LifecycleNode):
                 "by `groot-ros make-checkpoint DIR --embodiment sim_arm`"
             )
         self._settings = parameters
-        embodiment = load_embodiment(parameters.embodiment)
+        embodiment = embodiment_for(parameters.embodiment, parameters.checkpoint)
+        if not parameters.dry_run:
+            check_commandable(embodiment)
         assembler = Assembler(embodiment)
         self.get_logger().info(f"loading {parameters.checkpoint} for {embodiment.name}")
         # Small images: OpenCV's thread pool costs more than it saves (two VGA cameras: p95 5.8 -> 1.1 ms).
@@ -191,12 +172,17 @@ class PolicyNode(LifecycleNode):
             dtype=parameters.dtype,
             tokenizer=parameters.tokenizer or None,
             num_steps=parameters.denoising_steps or None,
+            match_reference_bf16=parameters.match_reference_bf16,
         )
         warm_s = policy.warm_up()
         self.get_logger().info(f"model warm on {policy.device}, {1e3 * warm_s:.1f} ms per chunk")
         self._dry_run = parameters.dry_run
-        if not self._instructed:
-            self._set_instruction(parameters.instruction or embodiment.language.default or "")
+        dropped = self._instructions.begin(
+            policy.check_instruction, parameters.instruction, embodiment.language.default or ""
+        )
+        if dropped:
+            self.get_logger().error(dropped)
+        self._publish_instruction()
         worker = self._make_worker(embodiment, parameters)
         self._robot = _Robot(
             embodiment,
@@ -206,6 +192,7 @@ class PolicyNode(LifecycleNode):
             {
                 name: self.create_publisher(JointTrajectory, output.topic, convert.RELIABLE_QOS)
                 for name, output in embodiment.outputs.items()
+                if output.type in COMMANDED_TYPES
             },
             [
                 self.create_subscription(
@@ -250,6 +237,7 @@ class PolicyNode(LifecycleNode):
 
     def _forget(self) -> None:
         robot, self._robot = self._robot, None
+        self._instructions.end()
         if robot is None:
             return
         if not robot.worker.close(CLOSE_S):
@@ -267,7 +255,7 @@ class PolicyNode(LifecycleNode):
             return False
         seed = None if self._settings.seed < 0 else self._settings.seed
         epoch = self._supervisor.epoch
-        result = robot.cycle.run(self._instruction, seed)
+        result = robot.cycle.run(self._instructions.text, seed)
         if isinstance(result, Refusal):
             if self._supervisor.refused(result):
                 self.get_logger().warning(f"refused ({result.reason.value}): {result.message}")
@@ -309,8 +297,9 @@ class PolicyNode(LifecycleNode):
     def _command(self, robot: _Robot, plan: JointPlan) -> None:
         if self._dry_run:
             return
-        for name, output in robot.embodiment.outputs.items():
-            robot.commands[name].publish(convert.trajectory_message(plan, output, robot.embodiment))
+        for name, publisher in robot.commands.items():
+            output = robot.embodiment.outputs[name]
+            publisher.publish(convert.trajectory_message(plan, output, robot.embodiment))
 
     def _brake(self, transition: Callable[[], T]) -> T:
         """Change state and, if commands were going out, send the braking plan; no chunk can come in between."""
@@ -351,6 +340,11 @@ class PolicyNode(LifecycleNode):
         return Answer(True, "samples and plan forgotten; call ~/start for the next episode")
 
     def _set_dry_run(self, on: bool) -> Answer:
+        if not on and self._robot is not None:
+            try:
+                check_commandable(self._robot.embodiment)
+            except EmbodimentError as error:
+                return Answer(False, f"still a dry run: {error}")
         with self._supervisor.lock:
             if on and not self._dry_run and self._supervisor.moving:
                 self._send_brake()
@@ -359,12 +353,13 @@ class PolicyNode(LifecycleNode):
         return Answer(True, "dry run: no commands" if on else "commands go to the robot")
 
     def _on_instruction(self, message: String) -> None:
-        self._instructed = True
-        self._set_instruction(message.data)
+        refused = self._instructions.offer(message.data)
+        if refused:
+            self.get_logger().error(f"{refused}; going on with '{self._instructions.text}'")
+        self._publish_instruction()
 
-    def _set_instruction(self, text: str) -> None:
-        self._instruction = text
-        self._active_instruction.publish(String(data=text))
+    def _publish_instruction(self) -> None:
+        self._active_instruction.publish(String(data=self._instructions.text))
 
     def _on_estop(self, message: Bool) -> None:
         if message.data:
@@ -408,7 +403,7 @@ class PolicyNode(LifecycleNode):
         return convert.status_message(
             self._supervisor.snapshot(),
             now_ns=now_ns,
-            instruction=self._instruction,
+            instruction=self._instructions.text,
             embodiment=self._settings.embodiment,
             checkpoint=self._settings.checkpoint,
             dry_run=self._dry_run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from groot_ros.nodes.parameters import reference_rows
-from groot_ros.nodes.policy import PolicyParameters
+from groot_ros.nodes.policy_parameters import PolicyParameters
 from groot_ros.nodes.simulator import SimulatorParameters
 
 PAGES: dict[str, type[Any]] = {"/groot_policy": PolicyParameters, "/groot_sim": SimulatorParameters}

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from groot_ros.embodiment.check import check_against_checkpoint
+from groot_ros.embodiment.check import check_against_checkpoint, check_against_metadata, check_generation
+from groot_ros.embodiment.errors import EmbodimentError
+from groot_ros.embodiment.load import dotted, where
+from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.model.config import read_json_object
 from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk
 
 if TYPE_CHECKING:
     import torch
+
+    from groot_ros.processing.processor import Processor
 
 WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
@@ -31,10 +38,13 @@ class LocalPolicy:
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slower.
         tokenizer: folder or hub id of the backbone's tokenizer; None takes the checkpoint's own.
         num_steps: Euler steps; None takes the checkpoint's.
+        match_reference_bf16: round the rotary frequencies as NVIDIA's policy does when it casts the model to bfloat16.
 
     Raises:
-        CheckpointError, ProcessorError: the directory is incomplete or of something else.
-        EmbodimentError: the checkpoint is of another robot.
+        CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
+            not suit it.
+        EmbodimentError: the checkpoint is of another robot, or of another generation than ``embodiment``, or the
+            YAML's default instruction is too long.
         ValueError: unknown device or dtype.
     """
 
@@ -47,24 +57,47 @@ class LocalPolicy:
         dtype: str = "auto",
         tokenizer: str | None = None,
         num_steps: int | None = None,
+        match_reference_bf16: bool = False,
     ) -> None:
-        from groot_ros.model.checkpoint import load_model, resolve_checkpoint
-        from groot_ros.processing.processor import Processor
+        from groot_ros.model.checkpoint import load_config, load_model, resolve_checkpoint
 
         self._embodiment = embodiment
         self.device = _torch_device(device)
         self.dtype = _torch_dtype(dtype, self.device)
         self._num_steps = num_steps
+        self._tokenizing = threading.Lock()  # the inference thread and one that checks an instruction
         directory = resolve_checkpoint(checkpoint)
-        self.processor = Processor.from_checkpoint(directory, embodiment.embodiment_tag, tokenizer=tokenizer)
-        check_against_checkpoint(
-            embodiment,
-            self.processor.modality,
-            self.processor.state_dims,
-            self.processor.action_dims,
-            str(checkpoint),
-        )
-        self.model = load_model(directory, dtype=self.dtype, device=self.device).eval()
+        generation = load_config(directory).generation
+        check_generation(embodiment, generation, str(checkpoint))
+        self.processor = _processor(directory, embodiment, generation, tokenizer, str(checkpoint))
+        cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
+        self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
+        self.model = load_model(
+            directory,
+            dtype=self.dtype,
+            device=self.device,
+            keep_unused=False,
+            match_reference_bf16=match_reference_bf16,
+        ).eval()
+        if embodiment.language.default is not None:
+            self._check_default(embodiment.language.default)
+
+    def check_instruction(self, text: str) -> None:
+        """Refuse an instruction that the model cannot take. May be called from another thread than ``act``.
+
+        Raises:
+            ProcessorError: the prompt of ``text`` is longer than the model takes, or nothing is left of it.
+        """
+        with self._tokenizing:
+            self.processor.check_instruction(text, self.model.max_prompt_tokens)
+
+    def _check_default(self, text: str) -> None:
+        try:
+            self.check_instruction(text)
+        except ValueError as error:
+            path = ("language", "default")
+            place = f"{where(self._embodiment, path)}: {dotted(self._embodiment, path)}"
+            raise EmbodimentError([f"{place}: {error}"]) from error
 
     def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
         """Return the chunk for ``observation``; the same seed, observation and device give the same numbers."""
@@ -72,7 +105,8 @@ class LocalPolicy:
 
         seed = secrets.randbits(31) if seed is None else seed
         begin = time.perf_counter()
-        sample = self.processor.encode(observation.video, observation.state, observation.instruction)
+        with self._tokenizing:
+            sample = self.processor.encode(observation.video, observation.state, observation.instruction)
         inputs = {name: tensor.to(self.device) for name, tensor in self.processor.collate([sample]).items()}
         encoded = time.perf_counter()
         with torch.inference_mode():
@@ -115,6 +149,26 @@ class LocalPolicy:
             camera = self._embodiment.cameras[spec.camera]
             video[key] = np.full((steps, camera.height, camera.width, 3), 127, dtype=np.uint8)
         return Observation(0, video, self.processor.blank_state(), "warm up", {}, {})
+
+
+def _processor(directory: Path, embodiment: Embodiment, generation: str, tokenizer: str | None, name: str) -> Processor:
+    """The checkpoint's processor, once the robot is known to fit.
+
+    NVIDIA's N1.5 checkpoints do not say which keys a robot has: the YAML does, and they must be among those of its
+    training metadata. All others say it, and must say the same.
+    """
+    from groot_ros.processing.metadata import MODALITY_FILE, metadata_path
+    from groot_ros.processing.processor import Processor
+
+    tag, modality = embodiment.embodiment_tag, None
+    if generation == "n1d5" and not (directory / MODALITY_FILE).is_file():
+        path = metadata_path(directory)
+        if path is not None:  # without it, from_checkpoint says what is missing
+            check_against_metadata(embodiment, read_json_object(path), str(path))
+        modality = modality_configs(embodiment, generation)[tag]
+    processor = Processor.from_checkpoint(directory, tag, tokenizer=tokenizer, modality=modality)
+    check_against_checkpoint(embodiment, processor.modality, processor.state_dims, processor.action_dims, name)
+    return processor
 
 
 def _torch_device(name: str) -> torch.device:

@@ -232,6 +232,19 @@ def test_an_empty_instruction_is_refused_and_a_new_one_takes_effect(rig: Rig) ->
     rig.wait(lambda: rig.observer.chunks[-1].instruction == "push the blue cube", "the new instruction in a chunk")
 
 
+def test_an_instruction_that_is_too_long_is_refused_by_name_and_the_old_one_stays(rig: Rig) -> None:
+    rig.start()
+    logged = len(rig.processes.log("policy").read_text())
+    rig.observer.instruct("pick it up " * 3000)
+    rig.wait(lambda: "refused" in rig.processes.log("policy").read_text()[logged:], "a line in the log")
+    [line] = [line for line in rig.processes.log("policy").read_text()[logged:].splitlines() if "refused" in line]
+    assert "~/instruction" in line and "4096" in line and f"going on with '{INSTRUCTION}'" in line
+    seen = len(rig.observer.chunks)
+    rig.wait_chunks(2)
+    assert {chunk.instruction for chunk in rig.observer.chunks[seen:]} == {INSTRUCTION}
+    assert rig.status().state == PolicyStatus.RUNNING
+
+
 def test_stop_brakes_to_rest_and_nothing_follows(rig: Rig) -> None:
     rig.start()
     rig.wait_chunks(1)

@@ -172,7 +172,26 @@ BAD_STARTS = {
     "incomplete checkpoint": ({"checkpoint": "incomplete"}, ["incomplete", "statistics.json"]),
     "checkpoint without its weights": ({"checkpoint": "weightless"}, ["weightless", "safetensors"]),
     "bad dtype": ({"dtype": "float8"}, ["dtype", "float32"]),
+    "instruction that is too long": ({"instruction": "pick it up " * 3000}, ["parameter 'instruction'", "4096"]),
+    "output that cannot be commanded": ({"embodiment": "array"}, ["array.yaml:", "outputs.arm.type", "dry_run:=true"]),
+    "other generation": ({"embodiment": "older"}, ["older.yaml:", "generations", "n1d7", "n1d5"]),
 }
+# The robot's YAML changed: old text, new text; an addition where there is no old text.
+OTHER_YAMLS = {
+    "other": [("  gripper:\n", "  claw:\n"), (", gripper]\n", ", claw]\n")],
+    "array": [("trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray")],
+    "older": [("", "generations:\n  n1d5:\n")],
+}
+
+
+def other_yaml(robot_yaml: Path, folder: Path, name: str) -> Path:
+    text = robot_yaml.read_text()
+    for old, new in OTHER_YAMLS[name]:
+        assert old in text
+        text = text.replace(old, new) if old else text + new
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
 
 
 @pytest.mark.parametrize("case", BAD_STARTS)
@@ -180,12 +199,8 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
     case: str, robot_yaml: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     changes, words = BAD_STARTS[case]
-    if changes.get("embodiment") == "other":
-        other = tmp_path / "other.yaml"
-        other.write_text(
-            robot_yaml.read_text().replace("  gripper:\n", "  claw:\n").replace(", gripper]\n", ", claw]\n")
-        )
-        changes = {"embodiment": other}
+    if changes.get("embodiment") in OTHER_YAMLS:
+        changes = {"embodiment": other_yaml(robot_yaml, tmp_path, str(changes["embodiment"]))}
     missing = {"incomplete": "statistics.json", "weightless": "model.safetensors"}.get(str(changes.get("checkpoint")))
     if missing:
         broken = tmp_path / str(changes["checkpoint"])
@@ -204,3 +219,30 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
         log = processes.log("policy").read_text()
         assert "Traceback" not in log
         assert log.count("not configured:") == 1
+
+
+def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = other_yaml(robot_yaml, tmp_path, "array")
+    embodiment = load_embodiment(path)
+    parameters = {
+        "embodiment": path,
+        "checkpoint": checkpoint,
+        "instruction": INSTRUCTION,
+        "autostart": True,
+        "start_on_activate": True,
+        "dry_run": True,
+    }
+    with (
+        Processes(tmp_path, ros_environment()) as processes,
+        RobotDouble(embodiment),
+        Observer(embodiment) as observer,
+    ):
+        processes.start("policy", node_command("policy", parameters))
+        assert observer.wait_for(lambda: len(observer.chunks) > 1, WAIT_S, processes.check)
+        done, message = observer.call("dry_run", False)
+        assert not done and "outputs.arm.type" in message and "array.yaml:" in message
+        assert observer.statuses[-1].dry_run
+        assert processes.end() == {"policy": 0}
+        assert "Traceback" not in processes.log("policy").read_text()

@@ -1,0 +1,36 @@
+"""Parameters of ``/groot_policy``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groot_ros.nodes.parameters import parameter
+from groot_ros.policy.local import DTYPES
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of ``/groot_policy``; read on configure."""
+
+    embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file")
+    checkpoint: str = parameter("", "Directory in NVIDIA's layout, or hub id; required")
+    tokenizer: str = parameter("", "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own")
+    device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
+    dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
+    match_reference_bf16: bool = parameter(
+        False, "Round the rotary frequencies to bfloat16, as NVIDIA's policy does; else they stay float32"
+    )
+    instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
+    denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)
+    replan_steps: int = parameter(
+        0,
+        "Steps of a chunk until the next inference starts; 0: half the chunk",
+        unit="steps",
+        minimum=0,
+        maximum=1000,
+    )
+    seed: int = parameter(-1, "Seed of every chunk's noise; -1: a fresh one per chunk", minimum=-1, maximum=2**31 - 1)
+    torch_threads: int = parameter(0, "CPU threads of torch; 0: torch's choice", unit="threads", minimum=0, maximum=256)
+    dry_run: bool = parameter(False, "Do and publish everything but commands to the robot")
+    start_on_activate: bool = parameter(False, "Start on activation instead of waiting for ~/start")
+    autostart: bool = parameter(False, "Configure and activate by itself when the process starts")
