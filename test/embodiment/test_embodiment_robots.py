@@ -10,6 +10,11 @@ import pytest
 from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
 from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.embodiment.untrained import metadata_modalities, statistics
+from groot_ros.processing.modality import parse_modalities
+from groot_ros.processing.scaling import by_flags, by_modes
+from groot_ros.processing.state_action import StateActionProcessor
+from groot_ros.processing.statistics import TagStatistics
 from groot_ros.processing.tags import EMBODIMENT_IDS
 
 Widths = dict[str, int]
@@ -271,6 +276,46 @@ def test_a_robot_can_start_a_motion_and_moves_carefully(robot: str, generation: 
     assert set(embodiment.action_joints) <= measured
     for joint, limit in embodiment.limits.items():
         assert limit.velocity <= 2 * np.pi, joint
+
+
+# Numbers of state and action that NVIDIA's checkpoints have room for (padded to these).
+ROOM = {"n1d5": (64, 32), "n1d6": (128, 128), "n1d7": (128, 128)}
+
+
+def processor_of(embodiment: Embodiment, generation: str) -> StateActionProcessor:
+    parsed = parse_modalities(modality_configs(embodiment, generation)[embodiment.embodiment_tag], "yaml")
+    found = TagStatistics(statistics(embodiment, generation), "yaml")
+    if generation == "n1d5":
+        about = metadata_modalities(embodiment)
+        return by_modes(parsed["state"], parsed["action"], found, about, "metadata.json", "yaml")
+    return by_flags(
+        parsed["state"],
+        parsed["action"],
+        found,
+        use_percentiles=False,
+        clip_outliers=True,
+        apply_sincos=True,
+        use_relative_action=True,
+    )
+
+
+@pytest.mark.parametrize(("robot", "generation"), [row[:2] for row in PUBLISHED], ids=IDS)
+def test_the_processor_of_the_generation_takes_the_robot(robot: str, generation: str) -> None:
+    """Statistics of the YAML: the state fits the model, and any chunk of the model decodes to finite commands."""
+    embodiment = load_embodiment(robot, generation)
+    groups = processor_of(embodiment, generation)
+    state = groups.neutral_state(1)
+    encoded = groups.apply_state(state)
+    assert all(np.isfinite(values).all() for values in encoded.values())
+    room_state, room_action = ROOM[generation]
+    assert sum(values.shape[-1] for values in encoded.values()) <= room_state
+    assert sum(len(key.names) for key in embodiment.action.values()) <= room_action
+    rng = np.random.default_rng(0)
+    chunk = {key: rng.uniform(-1, 1, (embodiment.horizon, width)) for key, width in groups.action_dims.items()}
+    decoded = groups.unapply_action(chunk, state)
+    for key, spec in embodiment.action.items():
+        assert decoded[key].shape == (embodiment.horizon, len(spec.names)), key
+        assert np.isfinite(decoded[key]).all(), key
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
