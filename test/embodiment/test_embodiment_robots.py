@@ -214,8 +214,8 @@ def test_representation_and_normalisation_are_the_published_ones(robot: str, gen
     embodiment = load_embodiment(robot, generation)
     config = modality_configs(embodiment, generation)[embodiment.embodiment_tag]
     if generation == "n1d5":
-        for name, keys in (("state", embodiment.state), ("action", embodiment.action)):
-            expected = {**dict.fromkeys(keys, "min_max"), **MODES.get(robot, {}).get(name, {})}
+        for name, entries in (("state", embodiment.state), ("action", embodiment.action)):
+            expected = {**dict.fromkeys(entries, "min_max"), **MODES.get(robot, {}).get(name, {})}
             turned = TARGET_ROTATIONS.get(robot, {}).get(name, {})
             modes = config[name]["normalization_modes"]
             assert {key: mode for key, mode in modes.items() if key not in turned} == {
