@@ -90,9 +90,12 @@ def configurations(value: Any) -> set[str]:
 
 
 def node_parameters(module: str) -> dict[str, ast.expr]:
-    """Parameter name -> default of the `*Parameters` dataclass in groot_ros/nodes/MODULE.py, read without rclpy."""
-    tree = ast.parse((ROOT / "groot_ros" / "nodes" / f"{module}.py").read_text(encoding="utf-8"))
-    (kind,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Parameters"))
+    """Parameter name -> default of the `*Parameters` dataclass in groot_ros/nodes/MODULE.py, or in
+    MODULE_parameters.py beside it, read without rclpy."""
+    nodes = ROOT / "groot_ros" / "nodes"
+    files = [path for path in (nodes / f"{module}.py", nodes / f"{module}_parameters.py") if path.exists()]
+    classes = [node for path in files for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    (kind,) = (n for n in classes if isinstance(n, ast.ClassDef) and n.name.endswith("Parameters"))
     found = {}
     for field in kind.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call):
