@@ -31,6 +31,8 @@ DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
 class Generation(str, Enum):
     """Model generations that a checkpoint can be made for."""
 
+    n1d5 = "n1d5"
+    n1d6 = "n1d6"
     n1d7 = "n1d7"
 
 
@@ -83,16 +85,22 @@ def demo(
 @app.command("make-checkpoint")
 def make_checkpoint(
     directory: Annotated[Path, typer.Argument(help="New directory.")],
-    generation: Annotated[Generation, typer.Option(help="Model generation.")] = Generation.n1d7,
+    generation: Annotated[
+        Generation, typer.Option("--generation", "-g", help="n1d5: GR00T N1.5; n1d6: N1.6; n1d7: N1.7.")
+    ] = Generation.n1d7,
     size: Annotated[
-        Size, typer.Option(help="tiny: runs on a CPU; full: the released 3B sizes (about 6 GB).")
+        Size, typer.Option(help="tiny: runs on a CPU; full: the released 3B sizes (5.4 to 6.6 GB).")
     ] = Size.tiny,
     embodiment: EmbodimentOption = "sim_arm",
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
     """Write a random checkpoint in NVIDIA's directory layout, so that everything runs without a download.
 
-    Example: [bold]groot-ros make-checkpoint /tmp/tiny --size tiny --embodiment sim_arm --seed 0[/bold]
+    Examples:
+
+    [bold]groot-ros make-checkpoint /tmp/tiny --size tiny --embodiment sim_arm --seed 0[/bold]
+
+    [bold]groot-ros make-checkpoint /tmp/gr1 --generation n1d6 --embodiment gr1[/bold]
     """
     from groot_ros.policy.random_checkpoint import make_random_checkpoint
 

@@ -1,14 +1,13 @@
 """Random checkpoints in NVIDIA's directory layout, so that everything runs without a download.
 
-`tiny` has every mechanism of the released network (deepstack, M-RoPE, VL self-attention, alternating cross-attention)
-in about two million parameters; `full` has the released sizes. Both are the same code with other numbers.
+Sizes: `groot_ros.model.random_networks`. `tiny` and `full` are the same code with other numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,128 +15,16 @@ import torch
 from torch import Tensor
 
 from groot_ros.model.checkpoint import CONFIG_NAME, write_json, write_weights
-from groot_ros.model.config import CODE_DEFAULT_DIT, ModelConfig
+from groot_ros.model.config import ModelConfig
 from groot_ros.model.groot import GrootModel
-from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_QWEN, FIRST_SPECIAL_ID_TINY, special_ids, write_tokenizer
+from groot_ros.model.random_networks import GENERATIONS, SIZES, check_choice, network_config
+from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_QWEN, FIRST_SPECIAL_ID_TINY, write_tokenizer
 from groot_ros.processing.tags import complete_embodiment_ids
 
-SIZES = ("tiny", "full")
 # One shard in memory at a time. NVIDIA writes 5 GB ones; smaller ones keep the peak of this command low.
 SHARD_BYTES = 1_500_000_000
-
-_TINY_WIDTH = 64
-_TINY_SIZES: dict[str, Any] = {
-    "backbone_embedding_dim": _TINY_WIDTH,
-    "select_layer": 4,
-    "hidden_size": _TINY_WIDTH,
-    "input_embedding_dim": _TINY_WIDTH,
-    "max_seq_len": 128,
-    "model_dtype": "float32",
-    "diffusion_model_cfg": {
-        **CODE_DEFAULT_DIT,
-        "num_layers": 4,
-        "num_attention_heads": 4,
-        "attention_head_dim": 16,
-        "output_dim": _TINY_WIDTH,
-    },
-    "vl_self_attention_cfg": {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16},
-}
-_FULL_SIZES: dict[str, Any] = {
-    "backbone_embedding_dim": 2048,
-    "select_layer": 16,
-    "hidden_size": 1024,
-    "input_embedding_dim": 1536,
-    "max_seq_len": 1024,
-    "model_dtype": "bfloat16",
-    "diffusion_model_cfg": {**CODE_DEFAULT_DIT, "num_layers": 32},
-    "vl_self_attention_cfg": {"num_layers": 4, "num_attention_heads": 32, "attention_head_dim": 64},
-}
-_TINY_BACKBONE: dict[str, Any] = {
-    "tie_word_embeddings": True,
-    "text_config": {
-        "vocab_size": 512,
-        "hidden_size": _TINY_WIDTH,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "intermediate_size": 128,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 4096,
-        "attention_bias": False,
-        "rope_theta": 5000000,
-        "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2]},
-    },
-    "vision_config": {
-        "depth": 4,
-        "hidden_size": _TINY_WIDTH,
-        "num_heads": 4,
-        "intermediate_size": 128,
-        "hidden_act": "gelu_pytorch_tanh",
-        "in_channels": 3,
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "num_position_embeddings": 64,
-        "out_hidden_size": _TINY_WIDTH,
-        "deepstack_visual_indexes": [0, 1, 2],
-    },
-}
-
-# Image edge in pixels, largest state and action width, chunk length, smallest image in pixels.
-_PROCESSOR_SIZES = {
-    "tiny": {"edge": 96, "dim": 64, "horizon": 16, "min_pixels": 1024},
-    "full": {"edge": 256, "dim": 132, "horizon": 40, "min_pixels": 65536},
-}
+_MIN_PIXELS = {"tiny": 1024, "full": 65536}
 _MAX_PIXELS = 16777216
-_CROP_FRACTION = 0.95
-
-
-def default_processor_kwargs(modality_configs: Mapping[str, Mapping[str, Any]], size: str) -> dict[str, Any]:
-    """`processor_kwargs` of processor_config.json, with the released values or those of the tiny network.
-
-    Args:
-        modality_configs: embodiment tag -> modality (`video`, `state`, `action`, `language`) -> settings as in
-            processor_config.json.
-        size: `tiny` or `full`.
-
-    Raises:
-        ValueError: unknown size, or a chunk longer than the network's horizon.
-    """
-    _check_choice("size", size, SIZES)
-    sizes = _PROCESSOR_SIZES[size]
-    horizons = {tag: len(config["action"]["delta_indices"]) for tag, config in modality_configs.items()}
-    horizon = sizes["horizon"] if size == "full" else max([sizes["horizon"], *horizons.values()])
-    for tag, steps in horizons.items():
-        if steps > horizon:
-            raise ValueError(f"the action of {tag} has {steps} delta_indices; the full network has {horizon} steps")
-    edge = sizes["edge"]
-    crop = round(edge * 230 / 256)
-    return {
-        "modality_configs": {tag: dict(config) for tag, config in modality_configs.items()},
-        "image_crop_size": [crop, crop],
-        "image_target_size": [edge, edge],
-        "use_albumentations": True,
-        "random_rotation_angle": None,
-        "color_jitter_params": {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08},
-        "shortest_image_edge": edge,
-        "crop_fraction": _CROP_FRACTION,
-        "letter_box_transform": False,
-        "model_name": "nvidia/Cosmos-Reason2-2B",
-        "model_type": "qwen",
-        "formalize_language": True,
-        "max_state_dim": sizes["dim"],
-        "max_action_dim": sizes["dim"],
-        "max_action_horizon": horizon,
-        "use_percentiles": True,
-        "use_mean_std": False,
-        "clip_outliers": True,
-        "apply_sincos_state_encoding": False,
-        "use_relative_action": True,
-        "exclude_state": False,
-        "state_dropout_prob": 0.2,
-    }
 
 
 def make_checkpoint(
@@ -147,52 +34,56 @@ def make_checkpoint(
     size: str,
     processor_kwargs: Mapping[str, Any],
     statistics: Mapping[str, Any],
+    modalities: Mapping[str, Any] | None = None,
     embodiment_ids: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> None:
     """Writes a random checkpoint: config.json, weights, processor files, statistics, embodiment ids and a tokenizer.
 
-    The same seed gives the same weights, whatever else is written.
+    The same seed gives the same weights, whatever else is written. N1.5's processor files are
+    experiment_cfg/metadata.json and, beside what NVIDIA publishes, experiment_cfg/modality_config.json.
 
     Args:
         directory: made if it is not there.
-        generation: `n1d7`.
-        size: `tiny` or `full` (6.9 GB, bfloat16, written shard by shard).
+        generation: `n1d5`, `n1d6` or `n1d7`.
+        size: `tiny` or `full` (5.4, 6.6 and 6.9 GB, bfloat16, written shard by shard).
         processor_kwargs: as `default_processor_kwargs` gives them; the network's state, action and history sizes
             follow them.
-        statistics: content of statistics.json: tag -> `state`/`action`/`relative_action` -> group -> arrays.
-        embodiment_ids: tag -> projector index; tags of NVIDIA's table that are not named are added.
+        statistics: tag -> `state`/`action`/`relative_action` -> group -> arrays.
+        modalities: N1.5 only: tag -> `modalities` of metadata.json (sizes of views, shapes of keys).
+        embodiment_ids: tag -> projector index; tags of NVIDIA's table that are not named are added, and a tag that is
+            in neither gets the first free index.
         progress: called with the share of the weights that is written, 0 to 1.
 
     Raises:
-        ValueError: unknown generation or size, or embodiments whose state histories differ.
+        ValueError: unknown generation or size, embodiments whose state histories differ, or no free projector index.
         OSError: the directory cannot be written.
     """
-    _check_choice("generation", generation, ("n1d7",))
-    _check_choice("size", size, SIZES)
-    config = _model_config(size, processor_kwargs)
+    check_choice("generation", generation, GENERATIONS)
+    check_choice("size", size, SIZES)
+    config = network_config(generation, size, processor_kwargs)
+    tags = list(processor_kwargs["modality_configs"])
+    own_ids = _with_free_ids(tags, embodiment_ids or {}, generation, config.max_num_embodiments)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    first_special = FIRST_SPECIAL_ID_TINY if size == "tiny" else FIRST_SPECIAL_ID_QWEN
-    write_tokenizer(directory, first_special)
+    write_tokenizer(directory, FIRST_SPECIAL_ID_TINY if size == "tiny" else FIRST_SPECIAL_ID_QWEN)
     write_json(directory / CONFIG_NAME, config.to_dict())
-    document = {"processor_class": "Gr00tN1d7Processor", "processor_kwargs": processor_kwargs}
-    write_json(directory / "processor_config.json", document)
-    write_json(directory / "statistics.json", statistics)
-    write_json(directory / "embodiment_id.json", complete_embodiment_ids(embodiment_ids or {}))
-    write_json(
-        directory / "preprocessor_config.json",
-        {
-            "size": {"shortest_edge": _PROCESSOR_SIZES[size]["min_pixels"], "longest_edge": _MAX_PIXELS},
-            "patch_size": 16,
-            "temporal_patch_size": 2,
-            "merge_size": 2,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-        },
-    )
-    _write_random_weights(directory, config, seed, progress)
+    if generation == "n1d5":
+        _write_metadata(directory, processor_kwargs["modality_configs"], statistics, modalities or {})
+        if own_ids:
+            write_json(directory / "embodiment_id.json", own_ids)
+    else:
+        names = {"n1d6": "Gr00tN1d6Processor", "n1d7": "Gr00tN1d7Processor"}
+        document = {"processor_class": names[generation], "processor_kwargs": processor_kwargs}
+        write_json(directory / "processor_config.json", document)
+        write_json(directory / "statistics.json", statistics)
+        write_json(directory / "embodiment_id.json", complete_embodiment_ids(own_ids, generation))
+    if generation == "n1d7":
+        write_json(directory / "preprocessor_config.json", _qwen_images(_MIN_PIXELS[size]))
+    # N1.5's config names the dtype of its code; NVIDIA's files are bfloat16 all the same.
+    dtype = torch.float32 if size == "tiny" else torch.bfloat16
+    _write_random_weights(directory, config, dtype, seed, progress)
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -207,7 +98,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "weight" and len(shape) == 1:  # every one-dimensional weight is a norm's
         return values.mul_(0.02).add_(1.0)
-    if leaf in ("bias", "b"):
+    if leaf == "b" or leaf.endswith("bias"):
         return values.mul_(0.02)
     if name.endswith(("embed_tokens.weight", "pos_embed.weight", "position_embedding.weight")):
         return values.mul_(0.5)
@@ -216,53 +107,56 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return values.mul_(gain * fan_in**-0.5)
 
 
-def _model_config(size: str, processor_kwargs: Mapping[str, Any]) -> ModelConfig:
-    """config.json for processor settings: the network's sizes, and the dimensions that processor and network share."""
-    histories = {tag: len(c["state"]["delta_indices"]) for tag, c in processor_kwargs["modality_configs"].items()}
-    if len(set(histories.values())) != 1:
-        raise ValueError(f"the embodiments' state delta_indices differ in number: {histories}; one network has one")
-    sizes = dict(_TINY_SIZES if size == "tiny" else _FULL_SIZES)
-    refine = {**sizes.pop("vl_self_attention_cfg"), "dropout": 0.2, "final_dropout": True}
-    values: dict[str, Any] = {
-        **sizes,
-        "model_type": "Gr00tN1d7",
-        "architectures": ["Gr00tN1d7"],
-        "backbone_model_type": "qwen",
-        "model_name": processor_kwargs["model_name"],
-        "vl_self_attention_cfg": {**refine, "positional_embeddings": None},
-        "max_state_dim": processor_kwargs["max_state_dim"],
-        "max_action_dim": processor_kwargs["max_action_dim"],
-        "action_horizon": processor_kwargs["max_action_horizon"],
-        "state_history_length": next(iter(histories.values())),
-        "state_dropout_prob": processor_kwargs.get("state_dropout_prob", 0.0),
-        "use_relative_action": processor_kwargs["use_relative_action"],
-        "tune_llm": False,
-        "tune_visual": False,
-        "tune_projector": True,
-        "tune_diffusion_model": True,
-        "tune_vlln": True,
-        "tune_top_llm_layers": 0,
-    }
-    if size == "tiny":
-        ids = special_ids(FIRST_SPECIAL_ID_TINY)
-        values["backbone_config"] = {
-            "image_token_id": ids["<|image_pad|>"],
-            "video_token_id": ids["<|video_pad|>"],
-            "vision_start_token_id": ids["<|vision_start|>"],
-            "vision_end_token_id": ids["<|vision_end|>"],
-            **_TINY_BACKBONE,
+def _with_free_ids(tags: Sequence[str], given: Mapping[str, int], generation: str, count: int) -> dict[str, int]:
+    """The given ids, and a free one for every tag that neither they nor the generation's table have."""
+    ids = dict(given)
+    for tag in tags:
+        known = complete_embodiment_ids(ids, generation)
+        if tag not in known:
+            free = [number for number in range(count) if number not in known.values()]
+            if not free:
+                raise ValueError(f"{tag} has no projector index, and all {count} are taken")
+            ids[tag] = free[0]
+    return ids
+
+
+def _write_metadata(
+    directory: Path, modality_configs: Mapping[str, Any], statistics: Mapping[str, Any], modalities: Mapping[str, Any]
+) -> None:
+    """N1.5's files. It knows no relative actions, so their statistics are left out."""
+    entries = {
+        tag: {
+            "statistics": {name: groups for name, groups in content.items() if name != "relative_action"},
+            "modalities": modalities.get(tag, {}),
+            "embodiment_tag": tag,
         }
-    return ModelConfig.from_dict(values)
+        for tag, content in statistics.items()
+    }
+    folder = directory / "experiment_cfg"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "metadata.json", entries)
+    write_json(folder / "modality_config.json", modality_configs)
+
+
+def _qwen_images(min_pixels: int) -> dict[str, Any]:
+    """preprocessor_config.json."""
+    return {
+        "size": {"shortest_edge": min_pixels, "longest_edge": _MAX_PIXELS},
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
 
 
 def _write_random_weights(
-    directory: Path, config: ModelConfig, seed: int, progress: Callable[[float], None] | None
+    directory: Path, config: ModelConfig, dtype: torch.dtype, seed: int, progress: Callable[[float], None] | None
 ) -> None:
     with torch.device("meta"):
         model = GrootModel(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = model.tied_parameters()
-    dtype: torch.dtype = getattr(torch, config.model_dtype)
     sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     total, done = sum(sizes.values()), 0
 
@@ -275,8 +169,3 @@ def _write_random_weights(
         return values
 
     write_weights(directory, sizes, tensor, max_shard_bytes=SHARD_BYTES)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

@@ -29,6 +29,9 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+# Eagle's, behind Qwen3's further special tokens, which no prompt of GR00T holds.
+EAGLE_TOKENS = ("<IMG_CONTEXT>", "<img>", "</img>")
+_FIRST_EAGLE = 26
 FIRST_SPECIAL_ID_QWEN = 151643
 FIRST_SPECIAL_ID_TINY = 496
 PAD_TOKEN = "<|endoftext|>"
@@ -66,7 +69,8 @@ def build_tokenizer(first_special_id: int) -> dict[str, Any]:
     ordinary = tokenizer.get_vocab_size()
     if first_special_id < ordinary:
         raise ValueError(f"first_special_id is {first_special_id}, but {ordinary} ordinary tokens come before it")
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    added = (*SPECIAL_TOKENS, *EAGLE_TOKENS)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     # The library gives added tokens the next free ids; one that the model's vocabulary already knows keeps its id
     # there. So a gap in the numbering, as Qwen's ids need, is written into the vocabulary.
@@ -78,8 +82,9 @@ def build_tokenizer(first_special_id: int) -> dict[str, Any]:
 
 
 def special_ids(first_special_id: int) -> dict[str, int]:
-    """Id of every special token."""
-    return {token: first_special_id + i for i, token in enumerate(SPECIAL_TOKENS)}
+    """Id of every special token, Eagle's image tokens included."""
+    eagle = {token: first_special_id + _FIRST_EAGLE + i for i, token in enumerate(EAGLE_TOKENS)}
+    return {**{token: first_special_id + i for i, token in enumerate(SPECIAL_TOKENS)}, **eagle}
 
 
 def write_tokenizer(directory: Path, first_special_id: int) -> None:
@@ -91,7 +96,9 @@ def write_tokenizer(directory: Path, first_special_id: int) -> None:
         "eos_token": "<|im_end|>",
         "pad_token": PAD_TOKEN,
         "padding_side": "left",
-        "additional_special_tokens": [t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", PAD_TOKEN)],
+        "additional_special_tokens": [
+            t for t in (*SPECIAL_TOKENS, *EAGLE_TOKENS) if t not in ("<|im_end|>", PAD_TOKEN)
+        ],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 262144,
     }

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from groot_ros.model.checkpoint import load_model
-from groot_ros.model.make_checkpoint import default_processor_kwargs, make_checkpoint, random_tensor
+from groot_ros.model.make_checkpoint import make_checkpoint, random_tensor
+from groot_ros.model.random_networks import default_processor_kwargs
 from groot_ros.model.tokenizer import SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
 
 PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>pick up the red cube<|im_end|>\n"
