@@ -143,6 +143,7 @@ def policy(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
     ] = "auto",
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the backbone's tokenizer.")] = "",
     instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish everything but commands.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Start at once instead of waiting for ~/start.")] = False,
@@ -159,6 +160,7 @@ def policy(
         "embodiment": embodiment,
         "device": device,
         "dtype": dtype,
+        "tokenizer": tokenizer,
         "instruction": instruction,
         "dry_run": dry_run,
         "start_on_activate": start,

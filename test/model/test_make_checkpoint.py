@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from groot_ros.model.checkpoint import load_model
+from groot_ros.model.checkpoint import load_config, load_model, save_model
+from groot_ros.model.config import ModelConfig
+from groot_ros.model.groot import GrootModel
 from groot_ros.model.make_checkpoint import make_checkpoint, random_tensor
-from groot_ros.model.random_networks import default_processor_kwargs
-from groot_ros.model.tokenizer import SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
+from groot_ros.model.random_networks import GENERATIONS, default_processor_kwargs, network_config
+from groot_ros.model.tokenizer import EAGLE_TOKENS, SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
+from groot_ros.processing.tags import EMBODIMENT_IDS
 
+RELEASED = Path(__file__).parent / "released"
 PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>pick up the red cube<|im_end|>\n"
 
 
@@ -29,11 +34,11 @@ def modality(steps=8, history=1):
     }
 
 
-def write(directory, seed=0, **changes):
+def write(directory, seed=0, generation="n1d7", **changes):
     arguments = {
-        "generation": "n1d7",
+        "generation": generation,
         "size": "tiny",
-        "processor_kwargs": default_processor_kwargs({"new_embodiment": modality()}, "tiny"),
+        "processor_kwargs": default_processor_kwargs({"new_embodiment": modality()}, "tiny", generation),
         "statistics": {"new_embodiment": {}},
         "seed": seed,
     }
@@ -41,54 +46,101 @@ def write(directory, seed=0, **changes):
     return directory
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=GENERATIONS)
+def tiny(request, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("tiny"), generation=request.param)
 
 
 def tiny_inputs(directory, batch=1):
+    """Random inputs with one image of 6 x 6 (Qwen, Eagle 2) or 4 x 4 (Eagle 2.5) patches per row."""
+    model = load_model(directory)
+    config, generation = model.config, model.config.generation
+    patches, values, tokens = {"n1d7": (6, 1536, 9), "n1d6": (6, 588, 9), "n1d5": (4, 588, 16)}[generation]
+    token = "<|image_pad|>" if generation == "n1d7" else "<IMG_CONTEXT>"
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    ids = tokenizer(PROMPT.replace("<|image_pad|>", "<|image_pad|>" * 9), return_tensors="pt")["input_ids"]
+    ids = tokenizer(PROMPT.replace("<|image_pad|>", token * tokens), return_tensors="pt")["input_ids"]
     generator = torch.Generator().manual_seed(0)
-    config = load_model(directory).config
     return {
         "input_ids": ids.expand(batch, -1),
         "attention_mask": torch.ones_like(ids).expand(batch, -1),
-        "pixel_values": torch.rand(batch * 36, 1536, generator=generator) * 2 - 1,
-        "image_grid_thw": torch.tensor([[1, 6, 6]] * batch),
+        "pixel_values": torch.rand(batch * patches**2, values, generator=generator) * 2 - 1,
+        "image_grid_thw": torch.tensor([[1, patches, patches]] * batch),
         "state": torch.rand(batch, 1, config.max_state_dim, generator=generator) * 2 - 1,
         "embodiment_id": torch.full((batch,), 10),
     }
 
 
+FILES = {
+    "n1d7": {"embodiment_id.json", "preprocessor_config.json", "processor_config.json", "statistics.json"},
+    "n1d6": {"embodiment_id.json", "processor_config.json", "statistics.json"},
+    "n1d5": {"experiment_cfg", "experiment_cfg/metadata.json", "experiment_cfg/modality_config.json"},
+}
+
+
 def test_directory_is_complete(tiny):
-    assert sorted(p.name for p in tiny.iterdir()) == [
-        "config.json",
-        "embodiment_id.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "statistics.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    generation = load_config(tiny).generation
+    assert {str(p.relative_to(tiny)) for p in tiny.rglob("*")} == FILES[generation] | {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    }
 
 
 def test_config_ids_are_the_tokenizers(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
+    config = load_config(tiny)
     backbone = json.loads((tiny / "config.json").read_text())["backbone_config"]
-    for key, token in {
+    qwen = {
         "image_token_id": "<|image_pad|>",
         "video_token_id": "<|video_pad|>",
         "vision_start_token_id": "<|vision_start|>",
         "vision_end_token_id": "<|vision_end|>",
-    }.items():
+    }
+    expected = qwen if config.generation == "n1d7" else {"image_token_index": "<IMG_CONTEXT>"}
+    for key, token in expected.items():
         assert backbone[key] == tokenizer.convert_tokens_to_ids(token)
     assert max(tokenizer.get_vocab().values()) < backbone["text_config"]["vocab_size"]
 
 
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_full_network_is_the_released_one(generation):
+    kwargs = default_processor_kwargs({"new_embodiment": modality()}, "full", generation)
+    made = network_config(generation, "full", kwargs).to_dict()
+    released = json.loads((RELEASED / f"{generation}.json").read_text(encoding="utf-8"))
+    # What the released files say about training, or repeat from the processor, is not the network's.
+    assert "backbone_config" not in made
+    differing = {key for key in made.keys() & released.keys() if made[key] != released[key]}
+    assert differing <= {"action_head_cfg", "tune_llm", "tune_visual", "use_relative_action"}
+    if generation == "n1d5":
+        head = made["action_head_cfg"]
+        assert {key: head[key] for key in released["action_head_cfg"]} == released["action_head_cfg"]
+        assert made["backbone_cfg"] == released["backbone_cfg"]
+    again = {**made, **released}
+    with torch.device("meta"):
+        shapes = [
+            {name: tensor.shape for name, tensor in GrootModel(ModelConfig.from_dict(values)).state_dict().items()}
+            for values in (made, again)
+        ]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_tiny_grows_to_the_robot(generation):
+    statistics = {"new_embodiment": {"state": {"arm": {"min": [0.0] * 82}}, "action": {"arm": {"min": [0.0] * 40}}}}
+    kwargs = default_processor_kwargs({"new_embodiment": modality(steps=30)}, "tiny", generation, statistics)
+    assert (kwargs["max_state_dim"], kwargs["max_action_dim"], kwargs["max_action_horizon"]) == (164, 80, 30)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_tag_without_an_id_gets_a_free_one(tmp_path, generation):
+    kwargs = default_processor_kwargs({"my_robot": modality(), "new_embodiment": modality()}, "tiny", generation)
+    write(tmp_path, generation=generation, processor_kwargs=kwargs, statistics={"my_robot": {}})
+    ids = json.loads((tmp_path / "embodiment_id.json").read_text())
+    taken = set(EMBODIMENT_IDS[generation].values())
+    assert ids["my_robot"] == min(set(range(32)) - taken)
+    assert ("new_embodiment" in ids) is (generation != "n1d5")
+
+
 def test_config_follows_the_processor(tmp_path):
-    shares = []
+    shares: list[float] = []
     kwargs = default_processor_kwargs({"new_embodiment": modality(history=2, steps=20)}, "tiny")
     statistics = {"new_embodiment": {"state": {"arm": {"min": [0.5]}}}}
     write(
@@ -134,11 +186,24 @@ def test_every_input_matters(tiny, key):
 
 
 def test_seed_decides_the_weights(tiny, tmp_path):
+    generation = load_config(tiny).generation
     expected = load_file(tiny / "model.safetensors")
-    same = load_file(write(tmp_path / "same") / "model.safetensors")
-    other = load_file(write(tmp_path / "other", seed=1) / "model.safetensors")
+    same = load_file(write(tmp_path / "same", generation=generation) / "model.safetensors")
+    other = load_file(write(tmp_path / "other", seed=1, generation=generation) / "model.safetensors")
     assert all(torch.equal(expected[name], same[name]) for name in expected)
     assert not any(torch.equal(expected[name], other[name]) for name in expected)
+
+
+def test_made_loaded_saved_and_loaded_again_are_equal(tiny, tmp_path):
+    model = load_model(tiny)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.config == model.config
+    expected, found = model.state_dict(), again.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    made = load_file(tiny / "model.safetensors")
+    assert made.keys() == load_file(tmp_path / "model.safetensors").keys() == expected.keys()
 
 
 def test_random_tensor_does_not_depend_on_the_shape_of_others():
@@ -163,9 +228,21 @@ def test_full_processor_has_the_released_values():
     assert {key: kwargs[key] for key in released} == released
 
 
+OTHER_ROBOT = default_processor_kwargs({"other_robot": modality()}, "tiny")
 BAD_ARGUMENTS = {
     "generation": ({"generation": "n1d4"}, "generation is 'n1d4'"),
     "size": ({"size": "medium"}, "size is 'medium'"),
+    "history of N1.6": (
+        {
+            "generation": "n1d6",
+            "processor_kwargs": default_processor_kwargs({"a": modality(history=2)}, "tiny", "n1d6"),
+        },
+        "2 delta_indices; n1d6 takes 1",
+    ),
+    "no free id": (
+        {"embodiment_ids": {f"robot{i}": i for i in range(32)}, "processor_kwargs": OTHER_ROBOT},
+        "other_robot has no projector index, and all 32 are taken",
+    ),
     "histories": (
         {
             "processor_kwargs": default_processor_kwargs(
@@ -199,6 +276,7 @@ def test_tokenizer_round_trip_and_special_ids(tmp_path, first):
     write_tokenizer(tmp_path, first)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(first, first + len(SPECIAL_TOKENS)))
+    assert tokenizer.convert_tokens_to_ids(list(EAGLE_TOKENS)) == list(range(first + 26, first + 29))
     assert tokenizer.pad_token_id == first and tokenizer.padding_side == "left"
     for text in (PROMPT, "把红色方块放到碗里", "café №5: 50% done\t  ", "a🙂b"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -213,6 +291,7 @@ def test_tokenizer_round_trip_and_special_ids(tmp_path, first):
 def test_special_ids_are_qwens():
     ids = special_ids(151643)
     assert (ids["<|endoftext|>"], ids["<|im_end|>"], ids["<|image_pad|>"]) == (151643, 151645, 151655)
+    assert [ids[token] for token in EAGLE_TOKENS] == [151669, 151670, 151671]
 
 
 def test_tokenizer_refuses_colliding_ids():
