@@ -1,50 +1,61 @@
 """NVIDIA's checkpoint directories, in and out: config.json and safetensors, whole or in shards with an index.
 
-Nothing is initialised here: every tensor of the network comes from the files, or loading fails with the names of those
-that do not. Tensors are read one at a time into a network without memory, so the peak is near the weights themselves.
+Every tensor of the network comes from the files, or loading fails with the names of those that do not; the exceptions
+are in `load_model`. Tensors are read one at a time into a network without memory, so the peak is near the weights
+themselves. What LeRobot saves loads too: its tensor names have a prefix, its config.json names the model it is of.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from groot_ros.model.config import ConfigError, ModelConfig, read_json_object
 from groot_ros.model.groot import GrootModel
+from groot_ros.model.tensor_files import (
+    CONFIG_NAME,
+    FLOAT_DTYPES,
+    INDEX_NAME,
+    LISTED_NAMES,
+    SHARD_PATTERN,
+    WEIGHTS_NAME,
+    CheckpointError,
+    StoredTensor,
+    TensorReader,
+    by_place,
+    find_tensors,
+    listed,
+    unindexed_shards,
+)
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-SHARD_PATTERN = "model-*-of-*.safetensors"
+__all__ = [
+    "CONFIG_NAME",
+    "CheckpointError",
+    "load_config",
+    "load_model",
+    "resolve_checkpoint",
+    "save_model",
+    "write_json",
+    "write_weights",
+]
+
 MAX_SHARD_BYTES = 5_000_000_000
-LISTED_NAMES = 10
+LEROBOT_TYPE = "groot"
+MASK_TOKEN = "action_head.mask_token"
+_MASK_TOKEN_SEED = 0
 
-
-class CheckpointError(ValueError):
-    """A checkpoint directory that cannot be used. The message names the file or the tensors and what to do."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        missing: Sequence[str] = (),
-        unexpected: Sequence[str] = (),
-        mismatched: Sequence[str] = (),
-    ) -> None:
-        super().__init__(message)
-        self.missing = list(missing)
-        """Tensors of the network that no file holds."""
-        self.unexpected = list(unexpected)
-        """Tensors of the files that the network does not have."""
-        self.mismatched = list(mismatched)
-        """Tensors of another shape."""
+# What the tensor names of each generation, and of no other, begin with.
+_NAME_SIGNS = {
+    "n1d5": "backbone.eagle_model.",
+    "n1d6": "backbone.model.vision_model.",
+    "n1d7": "backbone.model.model.",
+}
 
 
 def resolve_checkpoint(source: str | Path) -> Path:
@@ -73,7 +84,11 @@ def resolve_checkpoint(source: str | Path) -> Path:
 
 
 def load_config(directory: str | Path) -> ModelConfig:
-    """Reads config.json of a checkpoint directory; CheckpointError says what is wrong with which file."""
+    """Reads config.json of a checkpoint directory; of one that LeRobot saved, the one of its `base_model_path`.
+
+    Raises:
+        CheckpointError: it says what is wrong with which file.
+    """
     directory = Path(directory)
     if not directory.exists():
         raise CheckpointError(f"{directory}: no such directory; give a checkpoint directory")
@@ -87,9 +102,38 @@ def load_config(directory: str | Path) -> ModelConfig:
             "copy or download the checkpoint again"
         )
     try:
+        policy = read_json_object(path)
+        if "type" in policy and not {"model_type", "architectures"} & set(policy):
+            return _base_config(path, policy)
         return ModelConfig.from_file(path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _base_config(path: Path, policy: Mapping[str, object]) -> ModelConfig:
+    """The config of the model that a LeRobot policy, whose config.json is `path`, was made from."""
+    if policy["type"] != LEROBOT_TYPE:
+        raise CheckpointError(f"{path}: type is {policy['type']!r}: a LeRobot policy, expected {LEROBOT_TYPE!r}")
+    base = policy.get("base_model_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(
+            f"{path}: base_model_path is {base!r}, expected the directory or the hub id of the GR00T model that the "
+            f"policy was made from; its {CONFIG_NAME} describes the network"
+        )
+    for folder in (path.parent / base, Path(base).expanduser()):
+        if (folder / CONFIG_NAME).is_file():
+            return ModelConfig.from_file(folder / CONFIG_NAME)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        found = Path(hf_hub_download(base, CONFIG_NAME))
+    except (OSError, ValueError) as error:  # as in resolve_checkpoint
+        raise CheckpointError(
+            f"{path}: base_model_path is {base!r}: neither a directory with a {CONFIG_NAME} here or beside the "
+            f"checkpoint, nor did the Hugging Face hub give that file ({error}); set base_model_path to a copy of the "
+            "model's directory (its weights are not read), or check the network and `hf auth login`"
+        ) from error
+    return ModelConfig.from_file(found)
 
 
 def load_model(
@@ -102,6 +146,9 @@ def load_model(
 ) -> GrootModel:
     """The network of a checkpoint directory, in eval mode.
 
+    Tied tensors are one parameter and are read once. A `mask_token` that the config has no use for is ignored; one
+    that it wants and no file holds is drawn anew, 0.02 times normal, always the same, as NVIDIA's code does.
+
     Args:
         directory: holds config.json and the weights.
         dtype: of all parameters; None: the config's `model_dtype`.
@@ -111,34 +158,57 @@ def load_model(
         match_reference_bf16: see `Backbone.match_reference_bf16`.
 
     Raises:
-        CheckpointError: a file is missing or broken, the generation is not supported, or tensors are missing,
-            unexpected or of another shape; the message names them.
+        CheckpointError: a file is missing or broken, config and weights are of different generations, or tensors are
+            missing, unexpected or of another shape; the message names them.
     """
     directory = Path(directory)
     config = load_config(directory)
+    stored = find_tensors(directory)
+    _check_generation(directory, config, stored)
     try:
         with torch.device("meta"):
             model = GrootModel(config)
     except ConfigError as error:
         raise CheckpointError(f"{directory / CONFIG_NAME}: {error}") from error
-    files = tensor_files(directory)
-    tied = model.tied_parameters()
-    unused = model.unused_parameters()
-    _compare(directory, {name: tuple(p.shape) for name, p in model.state_dict().items()}, files, {*tied, *unused})
-    left_out = {name for name in unused if not keep_unused or tied.get(name, name) not in files}
+    tied, unused = model.tied_parameters(), model.unused_parameters()
+    for name, source in tied.items():
+        if source not in stored and name in stored:
+            stored[source] = stored[name]
+    shapes = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    if MASK_TOKEN not in shapes:
+        stored.pop(MASK_TOKEN, None)
+    _compare(directory, shapes, stored, {*tied, *model.optional_parameters()})
+    left_out = {name for name in unused if not keep_unused or tied.get(name, name) not in stored}
     for name in left_out:
         _remove(model, name)
     dtype = getattr(torch, config.model_dtype) if dtype is None else dtype
-    for path, names in _by_file(files).items():
-        with safe_open(path, framework="pt") as file:
-            for name in names:
-                if name not in tied and name not in left_out:
-                    _assign(model, name, file.get_tensor(name).to(device=device, dtype=dtype, copy=True))
+    device = torch.device(device)
+    _read_into(model, stored, set(shapes) - set(tied) - left_out, dtype, device)
+    if MASK_TOKEN in shapes and MASK_TOKEN not in stored:
+        generator = torch.Generator().manual_seed(_MASK_TOKEN_SEED)
+        _assign(model, MASK_TOKEN, 0.02 * torch.randn(shapes[MASK_TOKEN], generator=generator).to(device, dtype))
     for name, source in tied.items():
         if name not in left_out:
             _assign(model, name, model.get_parameter(source))
     model.backbone.match_reference_bf16 = match_reference_bf16
     return model.eval()
+
+
+def _read_into(
+    model: GrootModel,
+    stored: Mapping[str, StoredTensor],
+    names: Collection[str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Reads the named tensors that are stored; names of one and the same stored tensor share a parameter."""
+    done: dict[StoredTensor, nn.Parameter] = {}
+    with TensorReader(dtype, device) as reader:
+        for name in by_place(stored, set(names) & set(stored)):
+            place = stored[name]
+            if place not in done:
+                done[place] = nn.Parameter(reader.read(name, place))
+            _assign(model, name, done[place])
 
 
 def save_model(model: GrootModel, directory: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -151,12 +221,12 @@ def save_model(model: GrootModel, directory: str | Path, *, max_shard_bytes: int
     directory.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
-    # A tied tensor is written on its own, as NVIDIA's checkpoints have it: safetensors stores no aliases.
-    tied = model.tied_parameters()
+    first = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
 
     def tensor(name: str) -> Tensor:
         value = state[name].detach().to("cpu").contiguous()
-        return value.clone() if name in tied else value
+        # A tied tensor is written on its own, as NVIDIA's checkpoints have it: safetensors stores no aliases.
+        return value if first[state[name].data_ptr()] == name else value.clone()
 
     write_weights(directory, sizes, tensor, max_shard_bytes=max_shard_bytes)
     write_json(directory / CONFIG_NAME, model.config.to_dict())
@@ -211,99 +281,62 @@ def write_json(path: Path, value: object) -> None:
     os.replace(partial, path)
 
 
-def tensor_files(directory: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """File and shape of every tensor of a checkpoint directory; CheckpointError names a missing or broken file."""
-    index_path = directory / INDEX_NAME
-    if index_path.is_file():
-        weight_map = _read_index(index_path)
-        shards = [directory / file for file in sorted(set(weight_map.values()))]
-        absent = [path.name for path in shards if not path.is_file()]
-        if absent:
+def _check_generation(directory: Path, config: ModelConfig, names: Collection[str]) -> None:
+    """CheckpointError when the tensors are those of another generation than the config's."""
+    for generation, sign in _NAME_SIGNS.items():
+        example = next((name for name in names if name.startswith(sign)), None)
+        if example is not None and generation != config.generation:
             raise CheckpointError(
-                f"{index_path} names weight files that are not there: {', '.join(absent)}; copy or download them again"
+                f"{directory / CONFIG_NAME}: model_type {config.model_type!r} is of generation {config.generation}, "
+                f"but the tensors look like those of {generation} (such as {example}); {CONFIG_NAME} and weights must "
+                "be of the same checkpoint"
             )
-    elif (directory / WEIGHTS_NAME).is_file():
-        weight_map, shards = {}, [directory / WEIGHTS_NAME]
-    else:
-        hint = "; it holds PyTorch .bin files, which are not read" if list(directory.glob("*.bin")) else ""
-        raise CheckpointError(
-            f"{directory} holds neither {WEIGHTS_NAME} nor {INDEX_NAME}{hint}; the checkpoint is incomplete: copy or "
-            "download it again"
-        )
-    files: dict[str, tuple[Path, tuple[int, ...]]] = {}
-    for path in shards:
-        files.update(_read_header(path))
-    lost = [name for name, file in weight_map.items() if name not in files or files[name][0].name != file]
-    if lost:
-        raise CheckpointError(
-            f"{index_path} names tensors that their files do not hold: {_listed(lost)}; index and weights are of "
-            "different checkpoints",
-            missing=lost,
-        )
-    return files
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        weight_map = read_json_object(path).get("weight_map")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path}: weight_map is missing or empty; copy or download the file again")
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(
-                f"{path}: weight_map gives {file!r} for {name}, expected a file name in this directory"
-            )
-    return weight_map
-
-
-def _read_header(path: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}); it is truncated or damaged: copy or download it again"
-        ) from error
 
 
 def _compare(
     directory: Path,
     expected: Mapping[str, tuple[int, ...]],
-    files: Mapping[str, tuple[Path, tuple[int, ...]]],
-    optional: Iterable[str],
+    stored: Mapping[str, StoredTensor],
+    optional: Collection[str],
 ) -> None:
-    missing = [name for name in expected if name not in files and name not in set(optional)]
-    unexpected = [name for name in files if name not in expected]
-    mismatched = [name for name in expected if name in files and files[name][1] != tuple(expected[name])]
-    if not (missing or unexpected or mismatched):
+    missing = [name for name in expected if name not in stored and name not in optional]
+    unexpected = [name for name in stored if name not in expected]
+    present = [name for name in expected if name in stored]
+    mismatched = [name for name in present if stored[name].shape != expected[name]]
+    strange = [name for name in present if stored[name].dtype not in FLOAT_DTYPES]
+    if not (missing or unexpected or mismatched or strange):
         return
-    shapes = [f"{name} (file {list(files[name][1])}, config {list(expected[name])})" for name in mismatched]
+    shapes = [
+        f"{name} ({stored[name].path.name} {list(stored[name].shape)}, config {list(expected[name])})"
+        for name in mismatched
+    ]
+    kinds = [
+        f"{name} ({stored[name].path.name} {stored[name].dtype}, expected {' or '.join(FLOAT_DTYPES)})"
+        for name in strange
+    ]
+    places = [f"{name} ({stored[name].path.name})" for name in unexpected]
     parts = [
-        f"{len(names)} {label}: {_listed(names)}"
-        for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        f"{len(names)} {label}: {listed(names)}"
+        for label, names in (
+            ("missing", missing),
+            ("unexpected", places),
+            ("of another shape", shapes),
+            ("of another dtype", kinds),
+        )
         if names
     ]
+    others = unindexed_shards(directory, {tensor.path for tensor in stored.values()}) if missing else {}
+    for path, names in others.items():
+        held = names & set(missing)
+        if held:
+            parts.append(f"{path.name} holds {len(held)} of the missing ones, but {INDEX_NAME} does not name that file")
     raise CheckpointError(
         f"{directory}: the tensors do not match {CONFIG_NAME}: {'; '.join(parts)}. Config and weights must be of the "
         "same checkpoint",
         missing=missing,
         unexpected=unexpected,
-        mismatched=mismatched,
+        mismatched=[*mismatched, *strange],
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + more
-
-
-def _by_file(files: Mapping[str, tuple[Path, tuple[int, ...]]]) -> dict[Path, list[str]]:
-    grouped: dict[Path, list[str]] = {}
-    for name, (path, _) in files.items():
-        grouped.setdefault(path, []).append(name)
-    return grouped
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:

@@ -132,7 +132,7 @@ def lose_indexed_tensor(directory):
 
 def add_tensor(directory):
     def add(tensors):
-        tensors["action_head.mask_token"] = torch.zeros(1, 1, 48)
+        tensors["action_head.more"] = torch.zeros(1, 1, 48)
 
     rewrite(shard_of(directory, NORM), add)
 
@@ -201,7 +201,7 @@ DEFECTS = {
     cut_shard: ["model-00001-of-", "damaged", "again"],
     lose_tensor: ["1 missing", NORM],
     lose_indexed_tensor: [INDEX, NORM],
-    add_tensor: ["1 unexpected", "action_head.mask_token"],
+    add_tensor: ["1 unexpected", "action_head.more"],
     reshape_tensor: ["1 of another shape", NORM, "[65]", "[64]"],
     another_architecture: ["missing", "action_head.model.transformer_blocks.6.", "and 18 more"],
     lose_weights: ["model.safetensors", INDEX, "incomplete"],
