@@ -43,6 +43,13 @@ class Size(str, Enum):
     full = "full"
 
 
+class LoadDtype(str, Enum):
+    """Dtypes that a checkpoint is loaded in."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
 class Storage(str, Enum):
     """rosbag2 storage plugins."""
 
@@ -225,6 +232,33 @@ def benchmark_node(
 
     with _refusals():
         run_node_benchmark(checkpoint, embodiment, duration, output, console)
+
+
+@benchmark_app.command("load")
+def benchmark_load(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Directory or hub id. Default: a random checkpoint.")
+    ] = None,
+    generation: Annotated[Generation, typer.Option(help="Generation of the random checkpoint.")] = Generation.n1d7,
+    size: Annotated[
+        Size, typer.Option(help="Its size. full: about 7 GB in the folder for temporary files, for the time.")
+    ] = Size.tiny,
+    dtype: Annotated[
+        list[LoadDtype] | None, typer.Option(help="Load in this dtype; may be given twice. Default: both.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    cold: Annotated[bool, typer.Option("--cold", help="Read from the disk, not from Linux's memory of it.")] = False,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Time, read rate and peak memory of loading a checkpoint, each load in a process of its own.
+
+    Example: [bold]groot-ros benchmark load --generation n1d7 --size full --dtype bfloat16[/bold]
+    """
+    from groot_ros.closed_loop.load_benchmark import run_load_benchmark
+
+    with _refusals():
+        names = [choice.value for choice in dtype or LoadDtype]
+        run_load_benchmark(checkpoint, generation.value, size.value, names, device, cold, output, console)
 
 
 @docs_app.command("parameters")
