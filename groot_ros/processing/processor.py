@@ -164,8 +164,8 @@ class Processor:
             sizes: camera -> (height, width) in pixels.
 
         Raises:
-            ProcessorError: a missing or unknown camera, a size that the images cannot have, or different sizes where
-                the generation needs one (N1.5).
+            ProcessorError: a missing or unknown camera, a size that the images cannot have, or different sizes: of
+                the views (N1.5), or of what the transform leaves of them (all).
         """
         self._images.grids(sizes)
         self._view_sizes = dict(sizes)

@@ -35,20 +35,17 @@ class ImageEncoder:
         """Patches of all images, time-major and view-minor, and one grid per image.
 
         Raises:
-            ProcessorError: a missing or unknown view, a wrong type or shape, or sizes that differ where one is needed.
+            ProcessorError: a missing or unknown view, a wrong type or shape, or sizes that differ: of the views (N1.5),
+                or of what is left of them after the transform (all).
         """
         check_keys("video", video, self._keys)
         frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
         self._check_one_size({key: (value.shape[1], value.shape[2]) for key, value in frames.items()})
         views = [self._transform(value) for value in frames.values()]
-        if len({view.shape for view in views}) == 1:
-            ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
-            patches, grid = self.layout.patches(ordered)
-            return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
-        # NVIDIA's processor stacks the views and so fails here; the network itself takes images of different sizes.
-        cut = [self.layout.patches(view) for view in views]
-        parts = [cut[view][0][step] for step in range(self._steps) for view in range(len(views))]
-        return np.concatenate(parts), tuple(cut[view][1] for _ in range(self._steps) for view in range(len(views)))
+        self._check_one_shape({key: view.shape[1:3] for key, view in zip(frames, views, strict=True)})
+        ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+        patches, grid = self.layout.patches(ordered)
+        return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
 
     def grids(self, sizes: Mapping[str, tuple[int, int]] | None) -> tuple[Grid, ...]:
         """The grids that `encode` gives for views of these (height, width) sizes; None: square ones.
@@ -62,8 +59,9 @@ class ImageEncoder:
             if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
                 raise ProcessorError(f"video '{key}'", "a size (height, width) in pixels", describe(size))
         self._check_one_size(sizes)
-        blank = [np.zeros((1, *sizes[key], 3), dtype=np.uint8) for key in self._keys]
-        return tuple(self.layout.patches(self._transform(frame))[1] for frame in blank) * self._steps
+        blank = {key: self._transform(np.zeros((1, *sizes[key], 3), dtype=np.uint8)) for key in self._keys}
+        self._check_one_shape({key: view.shape[1:3] for key, view in blank.items()})
+        return tuple(self.layout.patches(view)[1] for view in blank.values()) * self._steps
 
     def _check_one_size(self, sizes: Mapping[str, tuple[int, int]]) -> None:
         if self._one_size and len(set(sizes.values())) > 1:
@@ -73,6 +71,17 @@ class ImageEncoder:
                 "views of one resolution, which GR00T N1.5 needs",
                 f"{found} (height x width)",
                 "Let the cameras publish one resolution.",
+            )
+
+    def _check_one_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes."""
+        if len(set(shapes.values())) > 1:
+            found = ", ".join(f"{key} {shape[0]}x{shape[1]}" for key, shape in shapes.items())
+            raise ProcessorError(
+                "video",
+                "views that have one size after resizing and cropping, as in training",
+                f"{found} (height x width)",
+                "Let the cameras publish one aspect ratio, or use a checkpoint trained with letter_box_transform.",
             )
 
 

@@ -127,13 +127,17 @@ def test_the_robot_for_another_generation_is_refused(checkpoints: Checkpoints, r
         LocalPolicy(checkpoints["n1d7"], load_embodiment(robot_yaml, "n1d6"), device="cpu")
 
 
-def test_n1d5_needs_cameras_of_one_size(checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path) -> None:
+def test_cameras_whose_images_end_up_different_are_refused(
+    checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path
+) -> None:
     text = robot_yaml.read_text(encoding="utf-8")
     path = tmp_path / "wide.yaml"
     path.write_text(text.replace(f"width: {SIDE}", f"width: {2 * SIDE}", 1), encoding="utf-8")
     with pytest.raises(ValueError, match=r"views of one resolution.*64x128.*64x64"):
         LocalPolicy(checkpoints["n1d5"], embodiment_for(path, checkpoints["n1d5"]), device="cpu")
-    LocalPolicy(checkpoints["n1d7"], embodiment_for(path, checkpoints["n1d7"]), device="cpu")
+    with pytest.raises(ValueError, match=r"one size after resizing and cropping.*front \d+x\d+, wrist \d+x\d+"):
+        LocalPolicy(checkpoints["n1d7"], embodiment_for(path, checkpoints["n1d7"]), device="cpu")
+    LocalPolicy(checkpoints["n1d6"], embodiment_for(path, checkpoints["n1d6"]), device="cpu")
 
 
 def test_the_yaml_decides_which_keys_a_published_n1d5_checkpoint_takes(
