@@ -62,8 +62,9 @@ def measure_load(directory: str | Path, dtype: str, device: str = "cpu") -> Load
     target = torch.device(device)
     on_cuda = target.type == "cuda"
     if on_cuda:
-        if not torch.cuda.is_available():
-            raise ValueError(f"device is {device}, but torch {torch.__version__} finds no CUDA device")
+        count = torch.cuda.device_count()
+        if (target.index or 0) >= count:
+            raise ValueError(f"device is {device}, but torch {torch.__version__} finds {count} CUDA devices")
         torch.zeros(1, device=target)  # the driver's own memory is no part of the load
         torch.cuda.reset_peak_memory_stats(target)
     _forget_peak()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from groot_ros.cli import app
 
-COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", "benchmark node"]
+COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", "benchmark node", "benchmark load"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -25,6 +27,8 @@ REFUSALS = {
     "checkpoint for an unknown embodiment": (["make-checkpoint", "{new}", "-e", "nobody"], ["nobody", "sim_arm"]),
     "directory that is not empty": (["make-checkpoint", "{full}"], ["not empty"]),
     "bag that is not there": (["replay", "{new}", "-c", "{full}"], ["new"]),
+    "nothing to load": (["benchmark", "load", "-c", "{full}"], ["config.json is missing"]),
+    "no such device": (["benchmark", "load", "-c", "{full}", "--device", "cuda:99"], ["cuda:99"]),
 }
 
 
@@ -85,3 +89,32 @@ def test_a_good_yaml_is_summed_up() -> None:
     result = CliRunner().invoke(app, ["embodiments", "sim_arm"])
     assert result.exit_code == 0
     assert "2 cameras, 6 commanded joints, chunks of 16 steps at 30 Hz" in result.output
+
+
+def test_loading_is_measured_once_per_dtype(tmp_path: Path) -> None:
+    report = tmp_path / "load.json"
+    arguments = ["benchmark", "load", "--generation", "n1d7", "--size", "tiny", "--output", str(report)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "loading random tiny n1d7" in result.output and "peak/weights" in result.output
+    document = json.loads(report.read_text())
+    assert document["checkpoint"] == "random tiny n1d7" and "cores" in document["machine"]
+    loads = {load["dtype"]: load for load in document["loads"]}
+    assert list(loads) == ["bfloat16", "float32"]
+    for dtype, size in (("bfloat16", 2), ("float32", 4)):
+        load = loads[dtype]
+        assert load["generation"] == "n1d7" and load["device"] == "cpu"
+        assert load["weight_bytes"] == load["parameters"] * size > 1_000_000
+        assert load["bytes_read"] >= load["parameters"] * 4  # the file is float32
+        assert load["peak_bytes"] > 0 and load["cuda_peak_bytes"] is None
+        assert load["peak_ratio"] == load["peak_bytes"] / load["weight_bytes"]
+        assert load["read_bytes_per_s"] == load["bytes_read"] / load["seconds"]
+
+
+def test_no_room_for_a_random_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=3_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    result = CliRunner().invoke(app, ["benchmark", "load", "--size", "full"])
+    assert result.exit_code == 2
+    for word in ("size full needs 8.0 GB", "found 3.0 GB free", "TMPDIR", "--checkpoint"):
+        assert word in result.output
