@@ -29,10 +29,13 @@ class BackboneOutput:
 class Backbone(nn.Module, ABC):
     """Images and prompt -> features.
 
-    Subclasses set `use_flash_attention` and give the two towers; `visual.config` and `language_model.config` are
+    Subclasses set the first three attributes and give the two towers; `visual.config` and `language_model.config` are
     configurations of transformers, which the layers of the tower read their attention function from.
     """
 
+    image_token_id: int
+    merge: int
+    """Patches per side of one image token."""
     use_flash_attention: bool = True
     match_reference_bf16: bool = False
     """Round the rotary embeddings as NVIDIA's policies do, which cast the frequencies to bfloat16 with the rest of the
@@ -60,6 +63,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def language_model(self) -> Any:
         """The language tower: `embed_tokens`, `layers`, `norm`, `config`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the table of tokens: a prompt's ids are below this."""
+        return int(self.language_model.config.vocab_size)
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from groot_ros.model.config import ConfigError, ModelConfig, read_json_object
+from groot_ros.model.config import ConfigError, ModelConfig, is_lerobot_policy, read_json_object
 from groot_ros.model.groot import GrootModel
 from groot_ros.model.tensor_files import (
     CONFIG_NAME,
@@ -103,7 +103,7 @@ def load_config(directory: str | Path) -> ModelConfig:
         )
     try:
         policy = read_json_object(path)
-        if "type" in policy and not {"model_type", "architectures"} & set(policy):
+        if is_lerobot_policy(policy):
             return _base_config(path, policy)
         return ModelConfig.from_file(path)
     except ConfigError as error:

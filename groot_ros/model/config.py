@@ -72,6 +72,11 @@ def detect_generation(config: dict[str, Any]) -> str:
     )
 
 
+def is_lerobot_policy(config: dict[str, Any]) -> bool:
+    """Whether a config.json is one of LeRobot's, of a policy around a model, and not a model's."""
+    return "type" in config and not {"model_type", "architectures"} & set(config)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ConfigError says where the text is broken or that it is no object."""
     try:

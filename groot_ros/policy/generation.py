@@ -7,7 +7,7 @@ from pathlib import Path
 
 from groot_ros.embodiment.load import embodiment_path, load_embodiment
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.model.config import ConfigError, detect_generation, read_json_object
+from groot_ros.model.config import ConfigError, detect_generation, is_lerobot_policy, read_json_object
 
 
 def checkpoint_generation(checkpoint: str | Path) -> str:
@@ -22,13 +22,14 @@ def checkpoint_generation(checkpoint: str | Path) -> str:
     """
     directory = Path(checkpoint).expanduser()
     path = directory / "config.json"
-    if not path.is_file():
-        # Both import torch, which a directory with a config.json has no need of here.
-        from groot_ros.model.checkpoint import load_config, resolve_checkpoint
-
-        return load_config(resolve_checkpoint(checkpoint)).generation
     try:
-        return detect_generation(read_json_object(path))
+        config = read_json_object(path) if path.is_file() else {}
+        if not config or is_lerobot_policy(config):
+            # Both import torch, which NVIDIA's config.json has no need of.
+            from groot_ros.model.checkpoint import load_config, resolve_checkpoint
+
+            return load_config(resolve_checkpoint(checkpoint)).generation
+        return detect_generation(config)
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from error

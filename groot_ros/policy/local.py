@@ -17,6 +17,7 @@ from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.model.config import read_json_object
 from groot_ros.observation.types import Observation
+from groot_ros.policy.agreement import check_processor_and_network
 from groot_ros.policy.base import Chunk
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class LocalPolicy:
             not suit it.
         EmbodimentError: the checkpoint is of another robot, or of another generation than ``embodiment``, or the
             YAML's default instruction is too long.
+        DisagreementError: the processor's sizes and ids are not the network's.
         ValueError: unknown device or dtype.
     """
 
@@ -79,6 +81,7 @@ class LocalPolicy:
             keep_unused=False,
             match_reference_bf16=match_reference_bf16,
         ).eval()
+        check_processor_and_network(self.processor, self.model, str(directory))
         if embodiment.language.default is not None:
             self._check_default(embodiment.language.default)
 

@@ -106,6 +106,7 @@ class PromptEncoder:
 
     Attributes:
         image_token_id: id of the placeholder that image features replace.
+        highest_token_id: the largest id of the tokenizer.
         pad_token_id: id used for left padding.
     """
 
@@ -136,7 +137,9 @@ class PromptEncoder:
         add_missing_tokens(tokenizer, dict(chat.added), where)
         if tokenizer.pad_token_id is None:
             raise ProcessorError(where, "a padding token", "none", "Set `pad_token` in tokenizer_config.json.")
-        self.image_token_id: int = tokenizer.get_vocab()[chat.image_token]
+        vocabulary = tokenizer.get_vocab()
+        self.image_token_id: int = vocabulary[chat.image_token]
+        self.highest_token_id: int = max(vocabulary.values())
         self.pad_token_id: int = tokenizer.pad_token_id
 
     def text(self, instruction: Any, images: int, *, quoted: bool = False) -> str:

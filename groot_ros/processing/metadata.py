@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from groot_ros.model.config import is_lerobot_policy
 from groot_ros.processing.config import EMBODIMENT_FILE, ProcessorFiles, read_embodiment_ids
 from groot_ros.processing.errors import ProcessorError, describe, read_json_object
 from groot_ros.processing.generations import N1D5
@@ -31,6 +32,26 @@ _BACKBONES = ("eagle_config", "backbone_config")
 def metadata_path(root: Path) -> Path | None:
     """Where metadata.json is: experiment_cfg/ or the root itself; None if it is in neither."""
     return next((path for path in (root / METADATA_FILE, root / "metadata.json") if path.is_file()), None)
+
+
+def is_n1d5(root: Path) -> bool:
+    """Whether config.json is of N1.5, or of a LeRobot policy, which are of N1.5 where they have no processor files."""
+    path = root / _CONFIG_FILE
+    if not path.is_file():
+        return False
+    config = read_json_object(path)
+    return is_lerobot_policy(config) or "action_head_cfg" in config
+
+
+def no_metadata(root: Path) -> ProcessorError:
+    """The error for a directory without metadata.json."""
+    return ProcessorError(
+        str(root / METADATA_FILE),
+        "the statistics and modalities that N1.5 was trained with",
+        "no such file",
+        "Copy experiment_cfg/ from where the model was trained. LeRobot saves no such file: its own normalisation is "
+        "another one and is not read.",
+    )
 
 
 def read_metadata(root: Path) -> ProcessorFiles:
@@ -72,6 +93,10 @@ def read_metadata(root: Path) -> ProcessorFiles:
 
 def _network_sizes(path: Path) -> dict[str, Any]:
     config = read_json_object(path)
+    if is_lerobot_policy(config):  # it names the model's directory, whose config.json has the sizes
+        from groot_ros.model.checkpoint import load_config
+
+        config = load_config(path.parent).to_dict()
     head = _section(config, "action_head_cfg", path)
     sizes = {ours: head[theirs] for theirs, ours in _HEAD_SIZES.items() if theirs in head}
     backbone = next((_section(config, name, path) for name in _BACKBONES if config.get(name) is not None), {})

@@ -137,6 +137,16 @@ class Processor:
         return processor
 
     @property
+    def settings_place(self) -> str:
+        """File and key of the settings, for errors."""
+        return self._files.where
+
+    @property
+    def merge_size(self) -> int:
+        """Patches per side of one image token."""
+        return self._images.layout.merge_size
+
+    @property
     def action_horizon(self) -> int:
         """Steps of one decoded chunk: the length of the action delta_indices."""
         return self._groups.horizon

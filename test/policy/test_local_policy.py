@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import embodiment_path, load_embodiment
 from groot_ros.embodiment.vocabulary import GENERATIONS
 from groot_ros.model.config import ConfigError
 from groot_ros.observation.types import Observation
+from groot_ros.policy.agreement import DisagreementError
 from groot_ros.policy.generation import checkpoint_generation, embodiment_for
 from groot_ros.policy.local import LocalPolicy
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
+from groot_ros.processing.errors import ProcessorError
 
 SIDE = 64
 OWN_MODALITY = Path("experiment_cfg") / "modality_config.json"
@@ -189,3 +195,80 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, robot_yaml: Pat
         checkpoint_generation(tmp_path)
     with pytest.raises(EmbodimentError, match="nobody"):
         embodiment_for("nobody", tmp_path)
+
+
+def write_changed(source: Path, folder: Path, file: str, change: Callable[[Any], None]) -> Path:
+    """A copy of a checkpoint with one of its JSON files changed."""
+    copy = folder / "changed"
+    shutil.copytree(source, copy)
+    document = json.loads((copy / file).read_text())
+    change(document)
+    (copy / file).write_text(json.dumps(document))
+    return copy
+
+
+def set_kwarg(name: str, value: int) -> Callable[[Any], None]:
+    return lambda document: document["processor_kwargs"].update({name: value})
+
+
+DISAGREEMENTS = {
+    "state size": ("processor_config.json", set_kwarg("max_state_dim", 70), "max_state_dim: expected 64", "found 70"),
+    "action size": (
+        "processor_config.json",
+        set_kwarg("max_action_dim", 70),
+        "max_action_dim: expected 64",
+        "found 70",
+    ),
+    "embodiment id": (
+        *("embodiment_id.json", lambda ids: ids.update(new_embodiment=32)),
+        *("new_embodiment: expected at most 31", "found 32"),
+    ),
+    "image token": (
+        *("config.json", lambda config: config["backbone_config"].update(image_token_id=3, image_token_index=3)),
+        *("image token: expected 3", "found 5"),
+    ),
+    "chunk": (
+        *("config.json", lambda config: config.update(action_horizon=12)),
+        *("delta_indices (their number): expected at most 12", "found 16"),
+    ),
+}
+
+
+@pytest.mark.parametrize("generation", ["n1d6", "n1d7"])
+@pytest.mark.parametrize("case", DISAGREEMENTS)
+def test_a_processor_of_another_network_is_refused_on_loading(
+    checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path, generation: str, case: str
+) -> None:
+    file, change, *parts = DISAGREEMENTS[case]
+    checkpoint = write_changed(checkpoints[generation], tmp_path, file, change)
+    with pytest.raises(DisagreementError) as caught:
+        LocalPolicy(checkpoint, embodiment_for(robot_yaml, checkpoint), device="cpu")
+    for part in (str(checkpoint), *parts):
+        assert part in str(caught.value)
+
+
+def test_a_policy_that_lerobot_saved_runs_with_the_base_models_sizes(
+    checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path
+) -> None:
+    base, saved = checkpoints["n1d5"], tmp_path / "pretrained_model"
+    shutil.copytree(base, saved)
+    save_file(
+        {f"_groot_model.{name}": tensor for name, tensor in load_file(base / "model.safetensors").items()},
+        saved / "model.safetensors",
+    )
+    policy = {
+        "type": "groot",
+        "base_model_path": str(base),
+        "max_state_dim": 64,
+        "max_action_dim": 32,
+        "chunk_size": 50,
+    }
+    (saved / "config.json").write_text(json.dumps(policy))
+    assert checkpoint_generation(saved) == "n1d5"
+    embodiment = embodiment_for(robot_yaml, saved)
+    ours, theirs = (LocalPolicy(path, embodiment, device="cpu") for path in (base, saved))
+    for key, values in ours.act(look(ours, robot_yaml), seed=3).actions.items():
+        np.testing.assert_array_equal(values, theirs.act(look(theirs, robot_yaml), seed=3).actions[key])
+    (saved / "experiment_cfg" / "metadata.json").unlink()
+    with pytest.raises(ProcessorError, match=r"metadata\.json.*LeRobot saves no such file"):
+        LocalPolicy(saved, embodiment, device="cpu")

@@ -35,7 +35,7 @@ def set_mode(section: str, key: str, mode: Any) -> Edit:
         ("config.json", lambda c: c["action_head_cfg"].update(action_horizon=2), ["max_action_horizon", "at least 3"]),
         ("config.json", lambda c: c["eagle_config"].update(force_image_size=60), ["a multiple of the patch size 14"]),
         ("config.json", lambda c: c["eagle_config"].update(force_image_size="big"), ["image_size", "'big'"]),
-        (METADATA, None, ["processor_config.json", "no such file"]),
+        (METADATA, None, ["metadata.json", "no such file", "experiment_cfg"]),
         (METADATA, lambda d: d.update(other=5), ["metadata.json: other.statistics", "an object"]),
         (METADATA, entry(lambda e: e.pop("modalities")), ["metadata.json: new_embodiment.modalities", "None"]),
         (
