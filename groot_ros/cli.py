@@ -239,7 +239,9 @@ def benchmark_load(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", "-c", help="Directory or hub id. Default: a random checkpoint.")
     ] = None,
-    generation: Annotated[Generation, typer.Option(help="Generation of the random checkpoint.")] = Generation.n1d7,
+    generation: Annotated[
+        Generation, typer.Option("--generation", "-g", help="Generation of the random checkpoint.")
+    ] = Generation.n1d7,
     size: Annotated[
         Size, typer.Option(help="Its size. full: about 7 GB in the folder for temporary files, for the time.")
     ] = Size.tiny,
@@ -248,17 +250,21 @@ def benchmark_load(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
     cold: Annotated[bool, typer.Option("--cold", help="Read from the disk, not from Linux's memory of it.")] = False,
+    chunk: Annotated[bool, typer.Option("--chunk", help="Also compute one action chunk per dtype.")] = False,
+    embodiment: EmbodimentOption = "sim_arm",
     output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Time, read rate and peak memory of loading a checkpoint, each load in a process of its own.
 
-    Example: [bold]groot-ros benchmark load --generation n1d7 --size full --dtype bfloat16[/bold]
+    Example: [bold]groot-ros benchmark load --generation n1d7 --size full --dtype bfloat16 --chunk[/bold]
     """
     from groot_ros.closed_loop.load_benchmark import run_load_benchmark
 
     with _refusals():
         names = [choice.value for choice in dtype or LoadDtype]
-        run_load_benchmark(checkpoint, generation.value, size.value, names, device, cold, output, console)
+        run_load_benchmark(
+            checkpoint, generation.value, size.value, names, device, cold, chunk, embodiment, output, console
+        )
 
 
 @docs_app.command("parameters")

@@ -136,7 +136,7 @@ class LocalPolicy:
 
     def warm_up(self, runs: int = WARM_UP_RUNS) -> float:
         """Run on an invented observation, whose chunk is thrown away; return the seconds of the last run."""
-        observation = self._blank_observation()
+        observation = self.blank_observation()
         seconds = 0.0
         for _ in range(runs):
             begin = time.perf_counter()
@@ -144,7 +144,7 @@ class LocalPolicy:
             seconds = time.perf_counter() - begin
         return seconds
 
-    def _blank_observation(self) -> Observation:
+    def blank_observation(self) -> Observation:
         """Right shapes, no content; only for warming up, never for a command."""
         steps = len(self._embodiment.delta_indices.video)
         video = {}

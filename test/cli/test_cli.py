@@ -93,7 +93,7 @@ def test_a_good_yaml_is_summed_up() -> None:
 
 def test_loading_is_measured_once_per_dtype(tmp_path: Path) -> None:
     report = tmp_path / "load.json"
-    arguments = ["benchmark", "load", "--generation", "n1d7", "--size", "tiny", "--output", str(report)]
+    arguments = ["benchmark", "load", "--generation", "n1d7", "--size", "tiny", "--chunk", "--output", str(report)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "loading random tiny n1d7" in result.output and "peak/weights" in result.output
@@ -108,6 +108,7 @@ def test_loading_is_measured_once_per_dtype(tmp_path: Path) -> None:
         assert load["bytes_read"] >= load["parameters"] * 4  # the file is float32
         assert load["peak_bytes"] > 0 and load["cuda_peak_bytes"] is None
         assert load["peak_ratio"] == load["peak_bytes"] / load["weight_bytes"]
+        assert load["chunk"]["finite"] and load["chunk"]["shapes"] == {"single_arm": [16, 5], "gripper": [16, 1]}
         assert load["read_bytes_per_s"] == load["bytes_read"] / load["seconds"]
 
 
