@@ -38,8 +38,10 @@ class Backbone(nn.Module, ABC):
     """Patches per side of one image token."""
     use_flash_attention: bool = True
     match_reference_bf16: bool = False
-    """Round the rotary embeddings as NVIDIA's policies do, which cast the frequencies to bfloat16 with the rest of the
-    model. Only where the model is in bfloat16; off, they are exact."""
+    """Round the rotary embeddings as NVIDIA's policies of N1.6 and N1.7 do, which cast the frequencies to bfloat16 with
+    the rest of the model. Only where the model is in bfloat16; off, they are exact."""
+    reference_rounds: bool = True
+    """False: NVIDIA's policy of this generation does not round them, so there is nothing to match."""
 
     @abstractmethod
     def forward(self, inputs: dict[str, Tensor]) -> BackboneOutput:
@@ -78,7 +80,7 @@ class Backbone(nn.Module, ABC):
     def rope_rounding(self) -> torch.dtype | None:
         """The dtype that rotary frequencies are rounded to, None: they stay exact."""
         half = self.language_model.embed_tokens.weight.dtype == torch.bfloat16
-        return torch.bfloat16 if self.match_reference_bf16 and half else None
+        return torch.bfloat16 if self.match_reference_bf16 and self.reference_rounds and half else None
 
     def __call__(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         output: BackboneOutput = super().__call__(inputs)

@@ -7,6 +7,7 @@ themselves. What LeRobot saves loads too: its tensor names have a prefix, its co
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -47,7 +48,10 @@ __all__ = [
 
 MAX_SHARD_BYTES = 5_000_000_000
 LEROBOT_TYPE = "groot"
+STEPS_KEY = "num_inference_timesteps"
 MASK_TOKEN = "action_head.mask_token"
+# Only training reads it: a table in checkpoints of NVIDIA's GR00T-H (spec groot_n17.md, 1.3).
+TRAINING_TENSORS = ("action_head.dropout_prob_by_embodiment",)
 _MASK_TOKEN_SEED = 0
 
 # What the tensor names of each generation, and of no other, begin with.
@@ -59,7 +63,11 @@ _NAME_SIGNS = {
 
 
 def resolve_checkpoint(source: str | Path) -> Path:
-    """The local directory of a checkpoint: a directory as it is, or a hub id (`nvidia/GR00T-N1.7-3B`), downloaded.
+    """The local directory of a checkpoint: a directory as it is, or a hub id, downloaded.
+
+    Args:
+        source: a directory; `nvidia/GR00T-N1.7-3B`; or, where a repository holds several checkpoints,
+            `nvidia/GR00T-N1.7-LIBERO/libero_10`, of which only that folder is downloaded.
 
     Raises:
         CheckpointError: neither a directory nor an id that the Hugging Face hub, or its local cache, has.
@@ -69,18 +77,28 @@ def resolve_checkpoint(source: str | Path) -> Path:
         return path
     if path.is_file():
         raise CheckpointError(f"{path} is a file; give the directory that holds {CONFIG_NAME}")
-    text = str(source)
-    if text.count("/") != 1 or text.startswith((".", "~", "/")):
-        raise CheckpointError(f"{path}: no such directory; give a checkpoint directory or a hub id (owner/name)")
+    owner, _, rest = str(source).partition("/")
+    name, _, folder = rest.partition("/")
+    if not owner or not name or owner.startswith((".", "~")) or ".." in folder:
+        raise CheckpointError(
+            f"{path}: no such directory; give a checkpoint directory or a hub id (owner/name, or owner/name/folder)"
+        )
     from huggingface_hub import snapshot_download
 
+    prefix = f"{folder.rstrip('/')}/" if folder else ""
+    # Patterns also match in the folders below, which may be other checkpoints: those are large, so they are left out.
+    wanted = [f"{prefix}{pattern}" for pattern in ("*.json", "*.safetensors", "*.txt")]
+    unwanted = [f"{prefix}*/{pattern}" for pattern in ("*.safetensors", "checkpoint-*")]
     try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        found = Path(snapshot_download(f"{owner}/{name}", allow_patterns=wanted, ignore_patterns=unwanted)) / folder
     except (OSError, ValueError) as error:  # the hub's errors derive from these, offline mode's too
         raise CheckpointError(
-            f"{text}: no such directory here, and the Hugging Face hub did not give it as a checkpoint ({error}); "
+            f"{source}: no such directory here, and the Hugging Face hub did not give it as a checkpoint ({error}); "
             "check the name, the network and `hf auth login`"
         ) from error
+    if not found.is_dir():
+        raise CheckpointError(f"{source}: the repository {owner}/{name} has no folder {folder}")
+    return found
 
 
 def load_config(directory: str | Path) -> ModelConfig:
@@ -97,9 +115,11 @@ def load_config(directory: str | Path) -> ModelConfig:
     path = directory / CONFIG_NAME
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in directory.iterdir())[:LISTED_NAMES]) or "nothing"
+        below = [p.parent.name for p in sorted(directory.glob(f"*/{CONFIG_NAME}"))]
+        fix = f"name one of its folders: {listed(below)}" if below else "copy or download the checkpoint again"
         raise CheckpointError(
             f"{path} is missing, so {directory} is no checkpoint directory, or an incomplete one (it holds: {found}); "
-            "copy or download the checkpoint again"
+            f"{fix}"
         )
     try:
         policy = read_json_object(path)
@@ -111,7 +131,10 @@ def load_config(directory: str | Path) -> ModelConfig:
 
 
 def _base_config(path: Path, policy: Mapping[str, object]) -> ModelConfig:
-    """The config of the model that a LeRobot policy, whose config.json is `path`, was made from."""
+    """The config of the model that a LeRobot policy, whose config.json is `path`, was made from.
+
+    The number of Euler steps is the policy's where it says one.
+    """
     if policy["type"] != LEROBOT_TYPE:
         raise CheckpointError(f"{path}: type is {policy['type']!r}: a LeRobot policy, expected {LEROBOT_TYPE!r}")
     base = policy.get("base_model_path")
@@ -122,7 +145,7 @@ def _base_config(path: Path, policy: Mapping[str, object]) -> ModelConfig:
         )
     for folder in (path.parent / base, Path(base).expanduser()):
         if (folder / CONFIG_NAME).is_file():
-            return ModelConfig.from_file(folder / CONFIG_NAME)
+            return _with_steps(ModelConfig.from_file(folder / CONFIG_NAME), path, policy)
     from huggingface_hub import hf_hub_download
 
     try:
@@ -133,7 +156,16 @@ def _base_config(path: Path, policy: Mapping[str, object]) -> ModelConfig:
             f"checkpoint, nor did the Hugging Face hub give that file ({error}); set base_model_path to a copy of the "
             "model's directory (its weights are not read), or check the network and `hf auth login`"
         ) from error
-    return ModelConfig.from_file(found)
+    return _with_steps(ModelConfig.from_file(found), path, policy)
+
+
+def _with_steps(config: ModelConfig, path: Path, policy: Mapping[str, object]) -> ModelConfig:
+    steps = policy.get(STEPS_KEY)
+    if steps is None:
+        return config
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise CheckpointError(f"{path}: {STEPS_KEY} is {steps!r}, expected a positive whole number")
+    return dataclasses.replace(config, num_inference_timesteps=steps)
 
 
 def load_model(
@@ -146,7 +178,8 @@ def load_model(
 ) -> GrootModel:
     """The network of a checkpoint directory, in eval mode.
 
-    Tied tensors are one parameter and are read once. A `mask_token` that the config has no use for is ignored; one
+    Tied tensors are one parameter and are read once. A `mask_token` that the config has no use for is ignored, and so
+    are `TRAINING_TENSORS`; one
     that it wants and no file holds is drawn anew, 0.02 times normal, always the same, as NVIDIA's code does.
 
     Args:
@@ -175,8 +208,9 @@ def load_model(
         if source not in stored and name in stored:
             stored[source] = stored[name]
     shapes = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    if MASK_TOKEN not in shapes:
-        stored.pop(MASK_TOKEN, None)
+    for name in (MASK_TOKEN, *TRAINING_TENSORS):
+        if name not in shapes:
+            stored.pop(name, None)
     _compare(directory, shapes, stored, {*tied, *model.optional_parameters()})
     left_out = {name for name in unused if not keep_unused or tied.get(name, name) not in stored}
     for name in left_out:

@@ -103,17 +103,30 @@ def check_types(values: dict[str, Any], expected: dict[str, Any], prefix: str = 
             raise ConfigError(f"{prefix}{key} is {value!r}, expected {names}")
 
 
+# Keys of a stack of attention blocks of which one value is built, the one that every released checkpoint has; and what
+# NVIDIA's classes take where the key is absent.
+_BUILT: dict[str, tuple[Any, Any]] = {
+    "positional_embeddings": (None, "sinusoidal"),
+    "norm_type": ("ada_norm", "ada_norm"),
+    "norm_eps": (1e-5, 1e-5),
+    "norm_elementwise_affine": (False, False),
+    "activation_fn": ("gelu-approximate", "gelu-approximate"),
+    "attention_bias": (True, True),
+    "upcast_attention": (False, False),
+}
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a stack of attention blocks (the DiT or the VL self-attention)."""
+    """Sizes of a stack of attention blocks (the DiT or the VL self-attention); defaults as in NVIDIA's classes."""
 
     num_layers: int
     num_attention_heads: int
     attention_head_dim: int
     output_dim: int | None = None
-    dropout: float = 0.0
-    final_dropout: bool = False
-    interleave_self_attention: bool = True
+    dropout: float = 0.1
+    final_dropout: bool = True
+    interleave_self_attention: bool = False
 
     @property
     def inner_dim(self) -> int:
@@ -129,13 +142,10 @@ class TransformerConfig:
         ]
         if missing:
             raise ConfigError(f"{key} lacks {', '.join(missing)}")
-        # Every released checkpoint has these values; another value is another network.
-        for name, fixed in {
-            "positional_embeddings": None,
-            "norm_type": "ada_norm",
-        }.items():
-            if name in values and values[name] != fixed:
-                raise ConfigError(f"{key}.{name} is {values[name]!r}; only {fixed!r} is supported")
+        for name, (built, default) in _BUILT.items():
+            if values.get(name, default) != built:
+                found = f"is {values[name]!r}" if name in values else f"is not there, which means {default!r}"
+                raise ConfigError(f"{key}.{name} {found}; only {built!r} is supported")
         return cls(**{name: values[name] for name in known if name in values})
 
 
@@ -212,7 +222,10 @@ class ModelConfig:
                 if not isinstance(arguments["backbone_config"], dict):
                     raise ConfigError(f"{key} is {arguments['backbone_config']!r}, expected an object")
                 break
-        config = cls(**{**copy.deepcopy(DEFAULTS[generation]), **arguments}, extra=extra)
+        arguments = {**copy.deepcopy(DEFAULTS[generation]), **arguments}
+        if "model_dtype" in arguments:
+            arguments["model_dtype"] = arguments["model_dtype"].removeprefix("torch.")
+        config = cls(**arguments, extra=extra)
         config.check()
         return config
 
@@ -327,9 +340,16 @@ def _known_types() -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(ModelConfig) if f.name not in own}
 
 
+def _without_nulls(values: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """The same without keys that are null and may not be, which is as if they were absent."""
+    types_ = {key: typing.get_args(annotation) for key, annotation in expected.items()}
+    return {k: v for k, v in values.items() if v is not None or k not in types_ or type(None) in types_[k]}
+
+
 def _take_flat(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Known keys and the others, of N1.6's and N1.7's flat config.json."""
     known = _known_types()
+    values = _without_nulls(values, known)
     check_types(values, known)
     return (
         {name: values[name] for name in known if name in values},
@@ -340,15 +360,18 @@ def _take_flat(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _take_nested(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same of N1.5's config.json; the other keys stay in their sections."""
     types_of = _known_types()
-    extra = copy.deepcopy(values)
-    check_types(extra, {name: types_of[name] for name in _N1D5_TOP})
+    top = {name: types_of[name] for name in _N1D5_TOP}
+    extra = _without_nulls(copy.deepcopy(values), top)
+    check_types(extra, top)
     arguments = {name: extra.pop(name) for name in _N1D5_TOP if name in extra}
     for section in (_HEAD, _BACKBONE):
         part = extra.get(section)
         if not isinstance(part, dict):
             raise ConfigError(f"{section} is {part!r}, expected an object")
         places = {key: name for name, (place, key) in _N1D5_PLACES.items() if place == section}
-        check_types(part, {key: types_of[name] for key, name in places.items()}, f"{section}.")
+        expected = {key: types_of[name] for key, name in places.items()}
+        part = extra[section] = _without_nulls(part, expected)
+        check_types(part, expected, f"{section}.")
         arguments.update({name: part.pop(key) for key, name in places.items() if key in part})
     # Without a default in NVIDIA's code, or with one that no network of theirs has.
     needed = ("select_layer", "max_state_dim", "max_action_dim", "action_horizon", "diffusion_model_cfg")

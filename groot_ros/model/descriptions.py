@@ -108,12 +108,13 @@ EAGLE_BLOCK2A_2B: dict[str, Any] = {
     },
 }
 
-# N1.5's `eagle_path` names the folder that the model was trained from; whatever it says, the model is Eagle 2.5.
-ANY_NAME = "*"
+# What `model_name` must contain for each: NVIDIA's N1.7 asks no more, and a local copy keeps the end of the name.
+# N1.5's `eagle_path` names the folder that the model was trained from; whatever it says, the model is Eagle 2.5. A
+# backbone of other sizes under such a name fails by the shapes of its tensors.
 BUILT_IN_BACKBONES: dict[str, dict[str, dict[str, Any]]] = {
-    "n1d7": {"nvidia/Cosmos-Reason2-2B": COSMOS_REASON2_2B, "Qwen/Qwen3-VL-2B-Instruct": COSMOS_REASON2_2B},
-    "n1d6": {"nvidia/Eagle-Block2A-2B-v2": EAGLE_BLOCK2A_2B},
-    "n1d5": {ANY_NAME: EAGLE_2_5},
+    "n1d7": {"Cosmos-Reason2": COSMOS_REASON2_2B, "Qwen3-VL": COSMOS_REASON2_2B},
+    "n1d6": {"Eagle-Block2A-2B-v2": EAGLE_BLOCK2A_2B},
+    "n1d5": {"": EAGLE_2_5},
 }
 
 
@@ -126,13 +127,13 @@ def backbone_description(config: ModelConfig) -> dict[str, Any]:
     if config.backbone_config is not None:
         return config.backbone_config
     known = BUILT_IN_BACKBONES[config.generation]
-    name = ANY_NAME if ANY_NAME in known else config.model_name
-    if name not in known:
-        raise ConfigError(
-            f"model_name is {config.model_name!r}, which is none of the known backbones "
-            f"({', '.join(known)}); describe it under the key {config.backbone_config_key}"
-        )
-    return known[name]
+    for part, description in known.items():
+        if part in config.model_name:
+            return description
+    raise ConfigError(
+        f"model_name is {config.model_name!r}, which contains none of the known backbones ({', '.join(known)}); "
+        f"describe it under the key {config.backbone_config_key}"
+    )
 
 
 def pick(description: dict[str, Any], section: str, keys: Sequence[str]) -> dict[str, Any]:

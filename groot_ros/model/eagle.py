@@ -174,6 +174,8 @@ class EagleBackbone(Backbone):
             raise ConfigError("the backbone's description lacks image_token_index")
         self.image_token_id = int(description["image_token_index"])
         self.use_flash_attention = config.use_flash_attention
+        # N1.5's policy loads the weights as bfloat16 and casts no module, so its frequencies stay exact.
+        self.reference_rounds = config.generation != "n1d5"
         vision, language = VisionTower(description), LanguageModel(sizes)
         width = language.config.hidden_size
         self.merge = _merge(description, vision)

@@ -145,6 +145,11 @@ class GrootModel(nn.Module):
         for key in required:
             if key in shapes and tuple(inputs[key].shape) != shapes[key]:
                 raise ValueError(f"input {key} has shape {tuple(inputs[key].shape)}, expected {shapes[key]}")
+        if inputs["input_ids"].shape[1] > self.max_prompt_tokens:
+            raise ValueError(
+                f"input input_ids has {inputs['input_ids'].shape[1]} tokens per prompt, expected at most "
+                f"{self.max_prompt_tokens}, the positions that the language model has"
+            )
         ids = inputs["embodiment_id"]
         if bool(((ids < 0) | (ids >= config.max_num_embodiments)).any()):
             raise ValueError(f"input embodiment_id is {ids.tolist()}, expected 0..{config.max_num_embodiments - 1}")

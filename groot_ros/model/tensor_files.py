@@ -81,6 +81,11 @@ def find_tensors(directory: Path) -> dict[str, StoredTensor]:
     """
     index_path = directory / INDEX_NAME
     if index_path.is_file():
+        if (directory / WEIGHTS_NAME).is_file():
+            raise CheckpointError(
+                f"{directory} holds both {WEIGHTS_NAME} and {INDEX_NAME}, which are two sets of weights; expected one: "
+                "move the stale one away"
+            )
         weight_map = _read_index(index_path)
         shards = [directory / file for file in sorted(set(weight_map.values()))]
     elif (directory / WEIGHTS_NAME).is_file():
@@ -149,11 +154,14 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     if not isinstance(header, dict):
         raise _damaged(path, f"its header is {type(header).__name__}, expected an object")
     metadata = header.pop("__metadata__", None) or {}
-    begin = 8 + length
-    tensors, end = {}, begin
+    begin = end = 8 + length
+    tensors, ends = {}, {}
     for name, entry in header.items():
-        tensors[name], last = _stored(path, name, entry, begin)
-        end = max(end, last)
+        tensors[name], ends[name] = _stored(path, name, entry, begin)
+    for name in sorted(tensors, key=lambda name: (tensors[name].offset, ends[name])):
+        if tensors[name].offset != end:  # as safetensors demands: nothing between tensors, and no byte in two of them
+            raise _damaged(path, f"{name} begins at byte {tensors[name].offset}, expected {end}")
+        end = ends[name]
     if size != end:
         raise _damaged(path, f"expected {end} bytes, found {size}")
     return tensors, {name: text for name, text in metadata.items() if isinstance(text, str)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+COPY = "copy or download the checkpoint again"
 
 if TYPE_CHECKING:
     from groot_ros.model.groot import GrootModel
@@ -13,6 +16,27 @@ class DisagreementError(ValueError):
     """Processor and network of different sizes; the message has a line for each number."""
 
 
+@dataclass(frozen=True)
+class Check:
+    """A number of the processor's that must be the network's, or with `most` not above it."""
+
+    where: str
+    key: str
+    network: int
+    processor: int
+    most: bool = False
+    fix: str = COPY
+
+    @property
+    def holds(self) -> bool:
+        return self.processor <= self.network if self.most else self.processor == self.network
+
+    @property
+    def problem(self) -> str:
+        wanted = f"at most {self.network}" if self.most else f"{self.network}"
+        return f"{self.where}: expected {wanted}, by config.json's {self.key}; found {self.processor}; {self.fix}"
+
+
 def check_processor_and_network(processor: Processor, model: GrootModel, checkpoint: str) -> None:
     """Compare every size and id that both files give.
 
@@ -20,41 +44,38 @@ def check_processor_and_network(processor: Processor, model: GrootModel, checkpo
         DisagreementError: file and key, what the network expects and what the processor has, for all that differ.
     """
     config, backbone, prompts = model.config, model.backbone, processor.prompts
-    settings = processor.settings_place
-    equal = [
-        (f"{settings}.max_state_dim", "max_state_dim", config.max_state_dim, processor.max_state_dim),
-        (f"{settings}.max_action_dim", "max_action_dim", config.max_action_dim, processor.max_action_dim),
-        (
-            f"{settings}.modality_configs.{processor.embodiment_tag}.state.delta_indices (their number)",
+    settings, tag = processor.settings_place, processor.embodiment_tag
+    steps = f"{settings}.modality_configs.{tag}.{{}}.delta_indices (their number)"
+    if processor.generation != config.generation:
+        raise DisagreementError(
+            f"{checkpoint}: the processor ({settings}) is of generation {processor.generation}, config.json is of "
+            f"{config.generation}; {COPY}"
+        )
+    tokenizer = "give the tokenizer that the checkpoint was trained with"
+    checks = [
+        Check(f"{settings}.max_state_dim", "max_state_dim", config.max_state_dim, processor.max_state_dim),
+        Check(f"{settings}.max_action_dim", "max_action_dim", config.max_action_dim, processor.max_action_dim),
+        Check(
+            steps.format("state"),
             *("state_history_length", config.state_history_length, len(processor.modality["state"].delta_indices)),
         ),
-        ("the tokenizer's id of the image token", "image token", backbone.image_token_id, prompts.image_token_id),
-        ("patches per side of an image token", "merging", backbone.merge, processor.merge_size),
-    ]
-    problems = [
-        f"{where}: expected {wanted}, as config.json's {key}; found {found}"
-        for where, key, wanted, found in equal
-        if wanted != found
-    ]
-    limits = [
-        (
-            f"{settings}.modality_configs.{processor.embodiment_tag}.action.delta_indices (their number)",
-            *("action_horizon", config.action_horizon, processor.action_horizon),
+        Check(
+            *("the tokenizer's id of the image token", "image token", backbone.image_token_id, prompts.image_token_id),
+            fix=tokenizer,
         ),
-        (
-            f"embodiment_id.json: {processor.embodiment_tag}",
-            *("max_num_embodiments", config.max_num_embodiments - 1, processor.embodiment_id),
+        Check("patches per side of an image token", "merging", backbone.merge, processor.merge_size),
+        Check(steps.format("action"), "action_horizon", config.action_horizon, processor.action_horizon, most=True),
+        Check(
+            *(f"embodiment_id.json: {tag}", "max_num_embodiments", config.max_num_embodiments - 1),
+            *(processor.embodiment_id, True),
+            fix="give the id that the tag was trained with",
         ),
-        ("the tokenizer's highest id", "vocabulary", backbone.vocab_size - 1, prompts.highest_token_id),
+        Check(
+            *("the tokenizer's highest id", "vocabulary", backbone.vocab_size - 1, prompts.highest_token_id, True),
+            fix=tokenizer,
+        ),
     ]
-    problems += [
-        f"{where}: expected at most {most}, by config.json's {key}; found {found}"
-        for where, key, most, found in limits
-        if found > most
-    ]
+    problems = [check.problem for check in checks if not check.holds]
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise DisagreementError(
-            f"{checkpoint}: processor and network are not of the same checkpoint:{lines}\nCopy or download it again, "
-            "or give the tokenizer that it was trained with."
-        )
+        raise DisagreementError(f"{checkpoint}: processor and network do not fit:{lines}")

@@ -14,6 +14,7 @@ from groot_ros.embodiment.check import check_against_checkpoint, check_against_m
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import dotted, where
 from groot_ros.embodiment.modality import modality_configs
+from groot_ros.embodiment.ranges import check_training_ranges
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.model.config import read_json_object
 from groot_ros.observation.types import Observation
@@ -44,8 +45,8 @@ class LocalPolicy:
     Raises:
         CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
             not suit it.
-        EmbodimentError: the checkpoint is of another robot, or of another generation than ``embodiment``, or the
-            YAML's default instruction is too long.
+        EmbodimentError: the checkpoint is of another robot, by its keys, its sizes or its training ranges, or of
+            another generation than ``embodiment``, or the YAML's default instruction is too long.
         DisagreementError: the processor's sizes and ids are not the network's.
         ValueError: unknown device or dtype.
     """
@@ -72,6 +73,7 @@ class LocalPolicy:
         generation = load_config(directory).generation
         check_generation(embodiment, generation, str(checkpoint))
         self.processor = _processor(directory, embodiment, generation, tokenizer, str(checkpoint))
+        check_training_ranges(embodiment, self.processor.state_limits, str(checkpoint))
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
         self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
         self.model = load_model(

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from groot_ros.model.config import is_lerobot_policy
-from groot_ros.processing.config import EMBODIMENT_FILE, ProcessorFiles, read_embodiment_ids
+from groot_ros.processing.config import (
+    EMBODIMENT_FILE,
+    PROCESSOR_FILE,
+    STATISTICS_FILE,
+    ProcessorFiles,
+    read_embodiment_ids,
+)
 from groot_ros.processing.errors import ProcessorError, describe, read_json_object
 from groot_ros.processing.generations import N1D5
 from groot_ros.processing.tags import complete_embodiment_ids
@@ -34,23 +40,30 @@ def metadata_path(root: Path) -> Path | None:
     return next((path for path in (root / METADATA_FILE, root / "metadata.json") if path.is_file()), None)
 
 
-def is_n1d5(root: Path) -> bool:
-    """Whether config.json is of N1.5, or of a LeRobot policy, which are of N1.5 where they have no processor files."""
+def missing_files(root: Path) -> ProcessorError | None:
+    """The error for a directory without any generation's processor files; None where config.json does not tell which
+    are missing."""
     path = root / _CONFIG_FILE
-    if not path.is_file():
-        return False
-    config = read_json_object(path)
-    return is_lerobot_policy(config) or "action_head_cfg" in config
+    config = read_json_object(path) if path.is_file() else {}
+    lerobot = is_lerobot_policy(config)
+    if lerobot:
+        from groot_ros.model.checkpoint import load_config
 
-
-def no_metadata(root: Path) -> ProcessorError:
-    """The error for a directory without metadata.json."""
+        n1d5 = load_config(root).generation == N1D5.name
+    else:
+        n1d5 = "action_head_cfg" in config
+    if not (lerobot or n1d5):
+        return None
+    later = f"{PROCESSOR_FILE}, {STATISTICS_FILE} and {EMBODIMENT_FILE}"
+    files = f"{METADATA_FILE} with the statistics that N1.5 was trained with" if n1d5 else later
+    fix = (
+        "LeRobot saves no such files, and its own way to normalise is not read" if lerobot else "The copy is incomplete"
+    )
     return ProcessorError(
-        str(root / METADATA_FILE),
-        "the statistics and modalities that N1.5 was trained with",
+        str(root / (METADATA_FILE if n1d5 else PROCESSOR_FILE)),
+        files,
         "no such file",
-        "Copy experiment_cfg/ from where the model was trained. LeRobot saves no such file: its own normalisation is "
-        "another one and is not read.",
+        f"{fix}: copy them from where the model was trained, or make them from its dataset.",
     )
 
 

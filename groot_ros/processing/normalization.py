@@ -103,7 +103,17 @@ def _pair(group: Any, names: tuple[str, str], where: str) -> tuple[Array, Array]
 
 def bounds_from(group: Any, use_percentiles: bool, where: str) -> Bounds:
     """`Bounds` from q01/q99 or from min/max of one statistics group."""
-    return Bounds(*_pair(group, ("q01", "q99") if use_percentiles else ("min", "max"), where))
+    names = ("q01", "q99") if use_percentiles else ("min", "max")
+    low, high = _pair(group, names, where)
+    if (low > high).any():
+        place = tuple(int(i) for i in np.argwhere(low > high)[0])
+        raise ProcessorError(
+            where,
+            f"'{names[0]}' not above '{names[1]}'",
+            f"{low[place]} above {high[place]} at index {list(place)}",
+            "Compute the statistics again.",
+        )
+    return Bounds(low, high)
 
 
 def moments_from(group: Any, where: str) -> Moments:

@@ -68,12 +68,13 @@ class PatchLayout:
         if not path.exists():
             return cls()
         data = read_json_object(path)
-        size = data.get("size", {})
+        size = data.get("size") or {}
         if not isinstance(size, Mapping):
             raise ProcessorError(f"{path}: size", "an object with shortest_edge and longest_edge", describe(size))
         values = {
-            "min_pixels": ("size.shortest_edge", size.get("shortest_edge", cls.min_pixels)),
-            "max_pixels": ("size.longest_edge", size.get("longest_edge", cls.max_pixels)),
+            # transformers reads the limits under either name.
+            "min_pixels": ("size.shortest_edge", size.get("shortest_edge", data.get("min_pixels") or cls.min_pixels)),
+            "max_pixels": ("size.longest_edge", size.get("longest_edge", data.get("max_pixels") or cls.max_pixels)),
             "patch_size": ("patch_size", data.get("patch_size", cls.patch_size)),
             "merge_size": ("merge_size", data.get("merge_size", cls.merge_size)),
             "temporal_patch_size": (

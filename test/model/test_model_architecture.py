@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from groot_ros.model.config import ConfigError, ModelConfig
+from groot_ros.model.descriptions import backbone_description
 from groot_ros.model.groot import GrootModel
 
 HERE = Path(__file__).parent
@@ -147,7 +148,11 @@ BAD_CONFIGS = {
     "zero": ("n1d7", {"select_layer": 0}, ["select_layer", "0", "at least 1"]),
     "too many layers": ("n1d7", {"select_layer": 29}, ["select_layer", "29", "28"]),
     "too many layers of N1.6": ("n1d6", {"select_layer": 29}, ["select_layer", "29", "28"]),
-    "unknown backbone": ("n1d7", {"model_name": "nvidia/Cosmos-Reason2-8B"}, ["model_name", "Reason2-8B", "2B"]),
+    "unknown backbone": (
+        "n1d7",
+        {"model_name": "google/paligemma-3b"},
+        ["model_name", "paligemma-3b", "Cosmos-Reason2"],
+    ),
     "unknown Eagle": ("n1d6", {"model_name": "nvidia/Eagle-Block2A-9B"}, ["model_name", "Block2A-9B", "2B-v2"]),
     "backbone width": ("n1d7", {"backbone_embedding_dim": 1024, "vl_self_attention_cfg": None}, ["backbone_embedding"]),
     "backbone width of N1.6": ("n1d6", {"backbone_embedding_dim": 1024}, ["backbone_embedding_dim", "1024", "2048"]),
@@ -165,6 +170,24 @@ BAD_CONFIGS = {
     "backbone section": ("n1d7", {"backbone_config": {"text_config": {}}}, ["text_config", "vocab_size"]),
     "projection": ("n1d5", section("n1d5", "backbone_cfg", project_to_dim=1536), ["project_to_dim", "1536", "2048"]),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "model_name"),
+    [
+        ("n1d7", "/models/nvidia/Cosmos-Reason2-2B"),
+        ("n1d7", "Qwen/Qwen3-VL-2B-Thinking"),
+        ("n1d6", "./Eagle-Block2A-2B-v2/"),
+        ("n1d5", "anything"),
+    ],
+)
+def test_a_copy_of_a_known_backbone_is_known(name, model_name):
+    values = json.loads(json.dumps(RELEASED[name]))
+    (values["backbone_cfg"] if name == "n1d5" else values)["eagle_path" if name == "n1d5" else "model_name"] = (
+        model_name
+    )
+    known = backbone_description(ModelConfig.from_dict(RELEASED[name]))
+    assert backbone_description(ModelConfig.from_dict(values)) == known
 
 
 @pytest.mark.parametrize("case", BAD_CONFIGS)

@@ -6,9 +6,11 @@ import copy
 import json
 from itertools import chain
 
+import huggingface_hub
 import pytest
 import torch
 from checkpoint_files import INDEX, edit_json, rewrite, shard_of, shards, unlist
+from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save_model as save_module
@@ -165,6 +167,28 @@ def test_mask_token(own_sets, tmp_path, generation, dropout, stored, outcome):
         assert 0.01 < float(found[0].std()) < 0.03
 
 
+def test_a_table_that_only_training_reads_is_ignored(saved, small):
+    table = {"action_head.dropout_prob_by_embodiment": torch.zeros(32)}  # GR00T-H has it
+    rewrite(shard_of(saved, NORM), lambda tensors: tensors.update(table))
+    assert_same(load_model(saved), small)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(None, 4), (8, 8)])
+def test_a_policy_may_say_how_many_steps_it_takes(small, tmp_path, steps, expected):
+    save_policy(tmp_path / "policy", small, tie=True)
+    edit_json(tmp_path / "policy" / "config.json", lambda config: config.update(num_inference_timesteps=steps))
+    edit_json(tmp_path / "policy" / "base" / "config.json", lambda config: config.update(num_inference_timesteps=4))
+    assert load_model(tmp_path / "policy").config.num_inference_timesteps == expected
+
+
+@pytest.mark.parametrize("steps", [0, "4", True, 2.5])
+def test_a_wrong_number_of_steps_is_named(small, tmp_path, steps):
+    save_policy(tmp_path / "policy", small, tie=True)
+    edit_json(tmp_path / "policy" / "config.json", lambda config: config.update(num_inference_timesteps=steps))
+    with pytest.raises(CheckpointError, match="num_inference_timesteps"):
+        load_model(tmp_path / "policy")
+
+
 def test_saving_again_leaves_nothing_of_the_old_weights(small, saved):
     assert len(shards(saved)) > 1
     save_model(small, saved)
@@ -238,6 +262,39 @@ def test_resolve(tmp_path, monkeypatch):
 def test_resolve_offline_names_the_hub_id(tmp_path):
     with pytest.raises(CheckpointError, match="nvidia/no-such-checkpoint"):
         resolve_checkpoint("nvidia/no-such-checkpoint")
+
+
+HUB_FILES = [
+    *("config.json", "model-00001-of-00001.safetensors", "README.md", "experiment_cfg/metadata.json", "merges.txt"),
+    *("libero_10/config.json", "libero_10/model.safetensors", "libero_10/checkpoint-9/model.safetensors"),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "nvidia/GR00T",
+            ["config.json", "experiment_cfg/metadata.json", "merges.txt", "model-00001-of-00001.safetensors"],
+        ),
+        ("nvidia/GR00T/libero_10", ["config.json", "model.safetensors"]),
+    ],
+)
+def test_a_hub_id_may_name_a_folder_and_brings_no_other_weights(tmp_path, monkeypatch, source, expected):
+    def download(repository, allow_patterns, ignore_patterns):
+        assert repository == "nvidia/GR00T"
+        chosen = filter_repo_objects(HUB_FILES, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for name in chosen:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = resolve_checkpoint(source)
+    files = sorted(str(path.relative_to(found)) for path in found.rglob("*") if path.is_file())
+    assert [name for name in files if not name.startswith("libero_10/config.json")] == expected
+    with pytest.raises(CheckpointError, match="no folder libero_90"):
+        resolve_checkpoint("nvidia/GR00T/libero_90")
 
 
 def test_parameters_do_not_live_in_the_file(saved):

@@ -86,6 +86,16 @@ def another_architecture(directory):
     edit_json(directory / "config.json", lambda config: config["diffusion_model_cfg"].update(num_layers=8))
 
 
+def leave_old_weights(directory):
+    (directory / "model.safetensors").write_bytes(shards(directory)[0].read_bytes())
+
+
+def nest(directory):
+    inner = directory / "checkpoint-1000"
+    inner.mkdir()
+    (directory / "config.json").rename(inner / "config.json")
+
+
 def lose_weights(directory):
     for path in [*shards(directory), directory / INDEX]:
         path.unlink()
@@ -164,6 +174,8 @@ DEFECTS = {
         another_architecture,
         ["missing", "action_head.model.transformer_blocks.6.", "and 18 more"],
     ),
+    "two sets of weights": (leave_old_weights, ["both model.safetensors and", INDEX, "stale"]),
+    "checkpoints in folders": (nest, ["config.json is missing", "one of its folders: checkpoint-1000"]),
     "no weights": (lose_weights, ["model.safetensors", INDEX, "incomplete"]),
     "weights in .bin": (pickle_weights, [".bin", "model.safetensors"]),
     "no config": (lose_config, ["config.json is missing", INDEX]),

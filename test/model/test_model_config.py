@@ -39,7 +39,12 @@ HEAD: dict[str, Any] = {
     "num_target_vision_tokens": 32,
     "tune_projector": True,
     "use_vlln": True,
-    "vl_self_attention_cfg": {"attention_head_dim": 64, "num_attention_heads": 32, "num_layers": 4},
+    "vl_self_attention_cfg": {
+        "attention_head_dim": 64,
+        "num_attention_heads": 32,
+        "num_layers": 4,
+        "positional_embeddings": None,
+    },
 }
 N1D5: dict[str, Any] = {
     "model_type": "gr00t_n1_5",
@@ -123,6 +128,11 @@ def test_a_new_horizon_is_written_at_both_of_its_places() -> None:
         ("action_head_cfg.input_embedding_dim", 1024, ["1536", "1024"]),
         ("backbone_cfg.project_to_dim", 1536, ["project_to_dim", "1536", "2048"]),
         ("action_head_cfg.diffusion_model_cfg.positional_embeddings", "sinusoidal", ["positional_embeddings"]),
+        ("action_head_cfg.diffusion_model_cfg.positional_embeddings", ..., ["is not there", "'sinusoidal'", "None"]),
+        ("action_head_cfg.diffusion_model_cfg.norm_eps", 0.5, ["diffusion_model_cfg.norm_eps is 0.5", "1e-05"]),
+        ("action_head_cfg.diffusion_model_cfg.activation_fn", "gelu", ["activation_fn is 'gelu'", "gelu-approximate"]),
+        ("action_head_cfg.diffusion_model_cfg.norm_elementwise_affine", True, ["norm_elementwise_affine is True"]),
+        ("action_head_cfg.vl_self_attention_cfg.attention_bias", False, ["vl_self_attention_cfg.attention_bias"]),
     ],
 )
 def test_a_wrong_nested_key_is_named(path: str, value: Any, words: list[str]) -> None:
@@ -130,6 +140,26 @@ def test_a_wrong_nested_key_is_named(path: str, value: Any, words: list[str]) ->
         ModelConfig.from_dict(changed(path, value))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "attribute", "expected"),
+    [
+        ({"model_type": "Gr00tN1d7", "architectures": None}, "architectures", ["Gr00tN1d7"]),
+        ({"model_type": "Gr00tN1d6", "state_dropout_prob": None}, "state_dropout_prob", 0.0),
+        ({"model_type": "Gr00tN1d6", "model_dtype": "torch.float32"}, "model_dtype", "float32"),
+        (changed("action_head_cfg.num_inference_timesteps", None), "num_inference_timesteps", 4),
+        (changed("architectures", None), "generation", "n1d5"),
+        (changed("backbone_cfg.project_to_dim", None), "project_to_dim", None),
+    ],
+)
+def test_null_is_as_good_as_absent(values: dict[str, Any], attribute: str, expected: Any) -> None:
+    assert getattr(ModelConfig.from_dict(values), attribute) == expected
+
+
+def test_an_absent_key_of_a_stack_means_what_nvidias_class_takes() -> None:
+    config = ModelConfig.from_dict(changed("action_head_cfg.diffusion_model_cfg.interleave_self_attention", ...))
+    assert config.dit.interleave_self_attention is False
 
 
 def test_without_its_norm_n1d5_has_no_self_attention_either() -> None:

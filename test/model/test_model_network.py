@@ -82,6 +82,14 @@ def test_bad_rtc_options_are_refused(model, inputs, own_n1d7, case):
         model.sample(inputs, rtc=options)
 
 
+def test_a_prompt_longer_than_the_positions_is_refused(model, inputs):
+    longer = model.max_prompt_tokens + 1 - inputs["input_ids"].shape[1]
+    for key in ("input_ids", "attention_mask"):
+        inputs[key] = torch.nn.functional.pad(inputs[key], (longer, 0))
+    with pytest.raises(ValueError, match=rf"{model.max_prompt_tokens + 1} tokens .* at most {model.max_prompt_tokens}"):
+        model.sample(inputs)
+
+
 def test_rtc_of_another_batch_is_refused(model, inputs, own_n1d7):
     with pytest.raises(ValueError, match="prev_action"):
         model.sample(inputs, rtc=RtcOptions(own_n1d7.io["in.prev_action"][:1], **RTC_DEFAULTS))

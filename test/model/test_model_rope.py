@@ -72,4 +72,5 @@ def test_rounding_is_off_unless_asked_for(load_golden, name):
     half = load_golden(name, dtype=HALF)
     assert not half.model.backbone.match_reference_bf16
     assert half.model.backbone.rope_rounding is None
-    assert not torch.equal(features(half, True), features(half, False))
+    # N1.5's policy does not round: there is nothing to match.
+    assert torch.equal(features(half, True), features(half, False)) is (name == "n1d5")

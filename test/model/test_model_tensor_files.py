@@ -67,6 +67,15 @@ BROKEN = {
     "negative shape": (header(entry(shape=[-2]), bytes(8)), ["weight", "-2"]),
     "offsets the wrong way": (header(entry(offsets=[8, 0]), bytes(8)), ["weight", "[8, 0]"]),
     "shape and bytes disagree": (header(entry(shape=[3]), bytes(8)), ["weight", "F32 [3]", "8 bytes"]),
+    "bytes of two tensors": (
+        header({**entry(), "other": entry(offsets=(4, 12))["weight"]}, bytes(12)),
+        ["other begins at byte", "expected"],
+    ),
+    "bytes of none": (
+        header({**entry(), "other": entry(offsets=(12, 20))["weight"]}, bytes(20)),
+        ["other begins at byte", "expected"],
+    ),
+    "one tensor twice": (header({**entry(), "other": entry()["weight"]}, bytes(8)), ["begins at byte", "expected"]),
     "data cut": (header(entry(), bytes(5)), ["bytes, found"]),
     "more data than tensors": (header(entry(), bytes(9)), ["bytes, found"]),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["git lfs pull"]),

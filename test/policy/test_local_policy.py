@@ -106,7 +106,8 @@ def test_the_references_rounding_can_be_had(checkpoints: Checkpoints, robot_yaml
             checkpoints[generation], embodiment, device="cpu", dtype="bfloat16", match_reference_bf16=rounded
         )
         assert policy.model.backbone.match_reference_bf16 is rounded
-        assert policy.model.backbone.rope_rounding is (torch.bfloat16 if rounded else None)
+        rounds = rounded and generation != "n1d5"  # N1.5's policy does not round
+        assert policy.model.backbone.rope_rounding is (torch.bfloat16 if rounds else None)
         chunks[rounded] = policy.act(look(policy, robot_yaml), seed=0).actions["single_arm"]
         assert np.isfinite(chunks[rounded]).all()
 
@@ -247,6 +248,36 @@ def test_a_processor_of_another_network_is_refused_on_loading(
         assert part in str(caught.value)
 
 
+def test_a_processor_of_another_generation_is_named(checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(checkpoints["n1d7"], mixed)
+    shutil.copy(checkpoints["n1d6"] / "processor_config.json", mixed)
+    with pytest.raises(DisagreementError, match=r"processor_config\.json.* is of generation n1d6, .*of n1d7"):
+        LocalPolicy(mixed, embodiment_for(robot_yaml, mixed), device="cpu")
+
+
+def test_statistics_in_another_unit_are_refused(checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path) -> None:
+    def degrees(document: Any) -> None:
+        group = document["new_embodiment"]["state"]["single_arm"]
+        group.update({name: np.degrees(values).tolist() for name, values in group.items()})
+
+    checkpoint = write_changed(checkpoints["n1d7"], tmp_path, "statistics.json", degrees)
+    with pytest.raises(EmbodimentError, match=r"state\.single_arm.*another robot or in another unit"):
+        LocalPolicy(checkpoint, embodiment_for(robot_yaml, checkpoint), device="cpu")
+
+
+@pytest.mark.parametrize("generation", ["n1d6", "n1d7"])
+def test_a_lerobot_policy_without_processor_files_says_which(
+    checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path, generation: str
+) -> None:
+    base, saved = checkpoints[generation], tmp_path / "pretrained_model"
+    shutil.copytree(base, saved)
+    (saved / "processor_config.json").unlink()
+    (saved / "config.json").write_text(json.dumps({"type": "groot", "base_model_path": str(base)}))
+    with pytest.raises(ProcessorError, match=r"processor_config\.json, statistics\.json and .*LeRobot saves no such"):
+        LocalPolicy(saved, embodiment_for(robot_yaml, saved), device="cpu")
+
+
 def test_a_policy_that_lerobot_saved_runs_with_the_base_models_sizes(
     checkpoints: Checkpoints, robot_yaml: Path, tmp_path: Path
 ) -> None:
@@ -270,5 +301,5 @@ def test_a_policy_that_lerobot_saved_runs_with_the_base_models_sizes(
     for key, values in ours.act(look(ours, robot_yaml), seed=3).actions.items():
         np.testing.assert_array_equal(values, theirs.act(look(theirs, robot_yaml), seed=3).actions[key])
     (saved / "experiment_cfg" / "metadata.json").unlink()
-    with pytest.raises(ProcessorError, match=r"metadata\.json.*LeRobot saves no such file"):
+    with pytest.raises(ProcessorError, match=r"metadata\.json.*N1\.5.*LeRobot saves no such files"):
         LocalPolicy(saved, embodiment, device="cpu")

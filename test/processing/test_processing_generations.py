@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,37 @@ def test_views_are_checked_before_the_first_observation(folders: dict[str, Path]
                 check()
 
 
+@pytest.mark.parametrize(
+    ("size", "resolution", "refused"),
+    [
+        ((96, 128), [64, 48], False),
+        ((480, 640), [64, 48], False),
+        ((480, 639), [64, 48], False),
+        ((64, 64), [64, 48], True),
+        ((48, 64), [48, 64], True),  # width first, as NVIDIA writes it
+        ((48, 64), "64x48", True),
+    ],
+)
+def test_n1d5_takes_the_aspect_ratio_of_its_training(
+    folders: dict[str, Path], tmp_path: Path, size: tuple[int, int], resolution: Any, refused: bool
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(folders["n1d5"], folder)
+    path = folder / METADATA
+    document = json.loads(path.read_text())
+    (entry,) = document.values()
+    for about in entry["modalities"]["video"].values():
+        about["resolution"] = resolution
+    path.write_text(json.dumps(document))
+    processor = Processor.from_checkpoint(folder, TAG["n1d5"])
+    sizes = dict.fromkeys(processor.modality["video"].modality_keys, size)
+    if not refused:
+        processor.check_views(sizes)
+        return
+    with pytest.raises(ProcessorError, match=r"metadata\.json: .*\.modalities\.video\.front\.resolution"):
+        processor.check_views(sizes)
+
+
 def test_views_of_one_shape_may_have_different_sizes(folders: dict[str, Path]) -> None:
     processor = Processor.from_checkpoint(folders["n1d7"], "new_embodiment")
     front, wrist = processor.modality["video"].modality_keys
@@ -229,7 +261,7 @@ def test_refused_views_are_named(n1d6_checkpoint: Path, sizes: Any, parts: list[
 def test_an_instruction_is_counted_with_its_images(folders: dict[str, Path]) -> None:
     for generation, folder in folders.items():
         processor = Processor.from_checkpoint(folder, TAG.get(generation, "new_embodiment"))
-        size = (40, 100)
+        size = (48, 64) if generation == "n1d5" else (40, 100)
         processor.check_views(dict.fromkeys(processor.modality["video"].modality_keys, size))
         sample = processor.encode(**observation(processor, size=size))
         count = processor.check_instruction("Pick up the cube.", 10_000)

@@ -85,7 +85,7 @@ def modality(arrays: Arrays, info: dict[str, Any]) -> dict[str, Any]:
 
 def tokenizer_of(arrays: Arrays, info: dict[str, Any]) -> TableTokenizer:
     """The stored ids of the policy's prompt; the training prompt's only lack the list's brackets and quotes."""
-    (prompt,) = info["policy_decoded_prompt"]
+    prompt = info["policy_decoded_prompt"][0]
     ids, mask = arrays["policy.eagle_input_ids"][0], arrays["policy.eagle_attention_mask"][0]
     texts = [(collapsed(prompt), ids, mask)]
     texts += [(N1D5.chat.text(instruction(text), text.count("<image-")), ids, mask) for text in info["train_text"]]
@@ -165,7 +165,7 @@ def test_golden_groups(processor: Processor, arrays: Arrays) -> None:
 
 def test_golden_policy_sample(processor: Processor, arrays: Arrays, info: dict[str, Any]) -> None:
     video = groups(arrays, "in.video.")
-    (prompt,) = info["policy_decoded_prompt"]
+    prompt = info["policy_decoded_prompt"][0]
     sample = processor.encode(video, groups(arrays, "in.state."), said(prompt))
     batch = processor.collate([sample])
     for ours, theirs in (("input_ids", "eagle_input_ids"), ("attention_mask", "eagle_attention_mask")):
@@ -182,7 +182,7 @@ def test_golden_policy_sample(processor: Processor, arrays: Arrays, info: dict[s
 
 
 def test_golden_training_sample(processor: Processor, arrays: Arrays, info: dict[str, Any]) -> None:
-    (text,) = info["train_text"]
+    text = info["train_text"][0]
     sample = processor.encode(
         groups(arrays, "in.video."), groups(arrays, "in.state."), instruction(text), groups(arrays, "in.action.")
     )
@@ -221,7 +221,7 @@ def test_golden_tokens_with_the_qwen_vocabulary(arrays: Arrays, info: dict[str, 
         ids = encoder.encode(said(prompt), ((1, 1, tokens),) * count, quoted=True)
         assert encoder.tokenizer.decode(ids) == prompt.replace("<|endoftext|>", "")
     mask = arrays["policy.eagle_attention_mask"][0] == 1
-    (first,) = info["policy_decoded_prompt"]
+    first = info["policy_decoded_prompt"][0]
     grids = ((1, 16, 16),) * first.count("<img>")
     ids = encoder.encode(said(first), grids, quoted=True)
     np.testing.assert_array_equal(ids, arrays["policy.eagle_input_ids"][0][mask])

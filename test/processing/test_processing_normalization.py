@@ -121,3 +121,10 @@ def test_bad_statistics_are_named(group: object, parts: list[str]) -> None:
 def test_statistics_that_do_not_belong_together_are_named() -> None:
     with pytest.raises(ProcessorError, match=r"'min' and 'max' of one shape"):
         bounds_from({"min": [0, 0], "max": [1]}, False, "group")
+
+
+@pytest.mark.parametrize(("percentiles", "names"), [(False, ("min", "max")), (True, ("q01", "q99"))])
+def test_bounds_the_wrong_way_are_named(percentiles: bool, names: tuple[str, str]) -> None:
+    group = {names[0]: [0.0, 2.0], names[1]: [0.0, 1.0]}
+    with pytest.raises(ProcessorError, match=rf"group: expected '{names[0]}' not above.*2.0 above 1.0 at index \[1\]"):
+        bounds_from(group, percentiles, "group")
