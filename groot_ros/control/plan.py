@@ -57,8 +57,8 @@ def point_velocities(positions: NDArray[np.float64], dt_s: float) -> NDArray[np.
 def plan_chunk(embodiment: Embodiment, chunk: Chunk) -> JointPlan:
     """Return all points of ``chunk`` as joint targets in ROS units, due at ``stamp + (i + 1) * dt``.
 
-    Keys that command fields of a message are no joint targets and are left out; ``embodiment.check.check_commandable``
-    refuses a robot that has them before anything moves.
+    Keys that command fields of a message are no joint targets and are left out (``embodiment.check.check_commandable``
+    refuses a robot that has them before anything moves), and so are those with ``command: false``.
 
     Raises:
         ValueError: an action key is missing in the chunk or has another shape than [H, number of joints or fields].
@@ -73,7 +73,7 @@ def plan_chunk(embodiment: Embodiment, chunk: Chunk) -> JointPlan:
                 f"action key '{key}': expected [H, {len(spec.names)}] for {spec.names}, found {list(values.shape)}"
             )
         targets = to_ros(embodiment, spec, np.asarray(values, dtype=np.float64))
-        columns.append(targets if spec.joints is not None else targets[:, :0])
+        columns.append(targets if spec.commanded_joints else targets[:, :0])
     positions = np.concatenate(columns, axis=1)
     steps = np.arange(1, len(positions) + 1, dtype=np.float64)
     due_ns = chunk.stamp_ns + np.rint(steps * chunk.dt_s * 1e9).astype(np.int64)

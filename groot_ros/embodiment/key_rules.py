@@ -51,7 +51,7 @@ def state_sources(
 
 
 def _constant(key: str, entry: schema.StateKey) -> Iterator[Problem]:
-    for attribute in ("stream", "joints", "fields", "sign", "offset", "tool_rotation"):
+    for attribute in ("stream", "joints", "fields", "sign", "offset", "tool_rotation", "euler_reading"):
         value = getattr(entry, attribute)
         if value is not None:
             yield Problem(
@@ -169,26 +169,26 @@ def vectors(state: Mapping[str, schema.StateKey], action: Mapping[str, schema.Ac
 
 
 def rotations(state: Mapping[str, schema.StateKey], action: Mapping[str, schema.ActionKey]) -> Iterator[Problem]:
-    """``tool_rotation`` turns an orientation by a unit quaternion."""
+    """``tool_rotation``, a unit quaternion, and ``euler_reading`` turn an orientation."""
     for section, key, entry in _entries(state, action):
         turn = entry.tool_rotation
-        if turn is None:
-            continue
-        path: Path = (section, key, "tool_rotation")
-        if len(turn) != 4 or abs(math.hypot(*turn) - 1.0) > _UNIT_NORM_TOLERANCE:
+        if turn is not None and (len(turn) != 4 or abs(math.hypot(*turn) - 1.0) > _UNIT_NORM_TOLERANCE):
             yield Problem(
-                path,
+                (section, key, "tool_rotation"),
                 "four numbers x, y, z, w of length 1",
                 f"{turn}",
                 "write a unit quaternion; no rotation is [0, 0, 0, 1]",
             )
-        if not any(vocabulary.orientation_leaf(name) for name in entry.fields or []):
-            yield Problem(
-                path,
-                "it at a key with an orientation among its fields",
-                "none there",
-                "remove it, or add the orientation's fields",
-            )
+        if any(vocabulary.orientation_leaf(name) for name in entry.fields or []):
+            continue
+        for attribute in ("tool_rotation", "euler_reading"):
+            if getattr(entry, attribute) is not None:
+                yield Problem(
+                    (section, key, attribute),
+                    "it at a key with an orientation among its fields",
+                    "none there",
+                    "remove it, or add the orientation's fields",
+                )
 
 
 def normalizations(
@@ -251,7 +251,7 @@ def commands(action: Mapping[str, schema.ActionKey]) -> Iterator[Problem]:
             yield Problem(
                 ("action", key, "bounds"), "none for joints", "bounds", "write them under limits, by joint name"
             )
-        for i, joint in enumerate(entry.joints or []):
+        for i, joint in enumerate(entry.commanded_joints):
             before = owner.setdefault(joint, key)
             if before != key:
                 yield Problem(
@@ -291,7 +291,7 @@ def _field_command(key: str, entry: schema.ActionKey) -> Iterator[Problem]:
 
 
 def action_limits(action: Mapping[str, schema.ActionKey], limits: Mapping[str, schema.JointLimit]) -> Iterator[Problem]:
-    """Every commanded joint has limits."""
+    """Every joint of an action has limits."""
     for key, entry in action.items():
         for i, joint in enumerate(entry.joints or []):
             if joint not in limits:
@@ -364,10 +364,19 @@ def _relative(
             repr(entry.unit),
             "write the same unit in both",
         )
+    for attribute in ("tool_rotation", "euler_reading"):
+        ours, theirs_said = getattr(entry, attribute), getattr(state[reference], attribute)
+        if ours != theirs_said:
+            yield Problem(
+                ("action", key, attribute) if ours is not None else ("action", key),
+                f"the {attribute} of state.{reference} ({theirs_said or 'none'}), to which this key is relative",
+                f"{ours or 'none'}",
+                "write the same in both",
+            )
 
 
 def outputs(outputs: Mapping[str, schema.Output], action: Mapping[str, schema.ActionKey]) -> Iterator[Problem]:
-    """Every action key is carried by one output, whose messages can carry it."""
+    """Every action key is carried by one output, whose messages can carry it; one with ``command: false`` by none."""
     owner: dict[str, str] = {}
     for name, output in outputs.items():
         fields: dict[str, str] = {}
@@ -375,6 +384,13 @@ def outputs(outputs: Mapping[str, schema.Output], action: Mapping[str, schema.Ac
             path: Path = ("outputs", name, "keys", i)
             if key not in action:
                 yield unknown(path, "action", key, action)
+            elif not action[key].command:
+                yield Problem(
+                    path,
+                    "an action key that is commanded",
+                    f"{key!r}, which says command: false",
+                    "remove it from the output, or command: false from the key",
+                )
             elif key in owner:
                 yield Problem(
                     path,
@@ -385,13 +401,13 @@ def outputs(outputs: Mapping[str, schema.Output], action: Mapping[str, schema.Ac
             else:
                 yield from _carried(name, output, i, key, action[key], fields)
             owner.setdefault(key, name)
-    for key in action:
-        if key not in owner:
+    for key, entry in action.items():
+        if entry.command and key not in owner:
             yield Problem(
                 ("action", key),
                 "an output that carries this key",
                 "none",
-                f"add {key!r} to the keys of an output: it would never be commanded",
+                f"add {key!r} to the keys of an output, or write command: false: it would never be commanded",
                 on_key=True,
             )
 

@@ -41,6 +41,7 @@ Unit = Literal[
 ]
 Generation = Literal["n1d5", "n1d6", "n1d7"]
 Normalization = Literal["min_max", "mean_std", "sin_cos", "q99", "binary", "scale", "none"]
+EulerReading = Literal["xyz_as_XYZ"]
 Rotation = Literal["rotation_6d", "quaternion", "euler_angles_rpy", "axis_angle"]
 Names = Annotated[list[Name], Field(min_length=1)]
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
@@ -146,6 +147,12 @@ class VectorKey(Strict):
         description="Quaternion [x, y, z, w] from the frame of the ROS pose to the frame of the training data: the "
         "model's orientation is that of the message times this (on the right). For fields that are an orientation.",
     )
+    euler_reading: EulerReading | None = Field(
+        default=None,
+        description="xyz_as_XYZ: training data that took the angles about the fixed axes x, y, z for angles about the "
+        "moving axes X, Y, Z; the orientation of the message is turned into that one, before tool_rotation. For fields "
+        "that are an orientation.",
+    )
     normalization: Normalization = Field(
         default="min_max",
         description="How the checkpoint normalises this key; q99, binary, scale and none exist in N1.5 only. Used "
@@ -214,6 +221,11 @@ class Representation(Strict):
 class ActionKey(VectorKey):
     """An action key of the checkpoint and what it commands: joints, or numbers of the output's message."""
 
+    command: bool = Field(
+        default=True,
+        description="false: the model gives this key, but nobody is sent it; no output carries it.",
+    )
+
     joints: Names | None = Field(default=None, description="Joint names in the model's order.")
     fields: Names | None = Field(
         default=None,
@@ -231,6 +243,11 @@ class ActionKey(VectorKey):
     def names(self) -> list[str]:
         """Joints or field paths, one per dimension of the key."""
         return self.joints or self.fields or []
+
+    @property
+    def commanded_joints(self) -> list[str]:
+        """Joints that are sent commands: none for a key with fields, or with ``command: false``."""
+        return (self.joints or []) if self.command else []
 
 
 class DeltaIndices(Strict):
@@ -351,5 +368,5 @@ class Embodiment(Strict):
 
     @property
     def action_joints(self) -> list[str]:
-        """All commanded joints in the order of the action keys; keys that command fields have none."""
-        return [joint for key in self.action.values() for joint in key.joints or []]
+        """All commanded joints in the order of the action keys; keys that command fields or nothing have none."""
+        return [joint for key in self.action.values() for joint in key.commanded_joints]

@@ -41,10 +41,12 @@ def check_lines(name_or_path: str | os.PathLike[str]) -> list[str]:
 
 def _line(robot: Embodiment) -> str:
     which = f" for {robot.generation}" if robot.generation else ""
-    fields = sum(len(key.fields or []) for key in robot.action.values())
+    fields = sum(len(key.fields or []) for key in robot.action.values() if key.command)
     commanded = f"{len(robot.action_joints)} commanded joints" + (f" and {fields} numbers" if fields else "")
     later = [name for name, output in robot.outputs.items() if output.type not in COMMANDED_TYPES]
     note = f"; not commanded yet (dry_run only): {', '.join(later)}" if later else ""
+    unsent = [key for key, entry in robot.action.items() if not entry.command]
+    note += f"; given but not sent (command: false): {', '.join(unsent)}" if unsent else ""
     return (
         f"{robot.name}: valid{which}; {robot.embodiment_tag}, {len(robot.cameras)} cameras, "
         f"{commanded}, chunks of {robot.horizon} steps at {robot.step_hz:g} Hz{note}"

@@ -44,10 +44,15 @@ class _Key:
     units: UnitMap
 
 
+def _is_turned(entry: StateKey) -> bool:
+    """Whether the model sees another orientation than that of the message."""
+    return entry.tool_rotation is not None or entry.euler_reading is not None
+
+
 def _is_rotation(entry: StateKey) -> bool:
     """Whether a key takes more from an orientation than some numbers of the quaternion as they are sent."""
     leaves = {orientation_leaf(path) for path in entry.fields or []}
-    return entry.tool_rotation is not None or bool(leaves & {*DERIVED}) or leaves >= {*QUATERNION}
+    return _is_turned(entry) or bool(leaves & {*DERIVED}) or leaves >= {*QUATERNION}
 
 
 class StateReader:
@@ -137,9 +142,8 @@ class StateReader:
         """Field path -> number that is computed from the pose's orientation. A quaternion is passed on as it is sent
         unless it is to be turned, but one that is no rotation is refused."""
         quaternion = [self._number(message, f"{self._pose}.orientation.{axis}") for axis in "xyzw"]
-        tool = key.entry.tool_rotation
         try:
-            numbers = orientation_numbers(quaternion, tool)
+            numbers = orientation_numbers(quaternion, key.entry.tool_rotation, key.entry.euler_reading)
         except ValueError as error:
             shown = ", ".join(f"{axis}={value:g}" for axis, value in zip("xyzw", quaternion, strict=True))
             text = (
@@ -147,7 +151,7 @@ class StateReader:
                 "check the driver or sensor"
             )
             raise self._rejected(Reason.NOT_FINITE, text) from error
-        wanted = numbers if tool is not None else DERIVED
+        wanted = numbers if _is_turned(key.entry) else DERIVED
         return {f"{self._pose}.{leaf}": numbers[leaf] for leaf in wanted}
 
     def _number(self, message: Any, path: str) -> float:

@@ -33,7 +33,7 @@ class Planned:
         trimmed: leading points of the chunk that were already past.
         clamped: rule -> number of points that the gate changed.
         gated_actions: float64 [H, sum(D)] in model units; rows of trimmed points are NaN, for they were not sent, and
-            so are columns of keys that are not joints.
+            so are columns of keys that are not joints or not commanded.
         stages_s: stage -> seconds, in order.
     """
 
@@ -181,10 +181,10 @@ class PolicyCycle:
     def _in_model_units(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         columns, first = [], 0
         for spec in self._embodiment.action.values():
-            if spec.joints is None:
+            if not spec.commanded_joints:
                 columns.append(np.full((len(positions), len(spec.names)), np.nan))
                 continue
-            last = first + len(spec.joints)
+            last = first + len(spec.commanded_joints)
             columns.append(to_model(self._embodiment, spec, positions[:, first:last]))
             first = last
         return np.concatenate(columns, axis=1)

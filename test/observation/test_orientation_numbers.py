@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,18 +15,28 @@ from fake_messages import MS, T0
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from scipy.spatial.transform import Rotation
 
+from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import DERIVED, FIELD_PATHS, POSE_OF
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.messages import StateReader
-from groot_ros.observation.orientation import orientation_numbers
+from groot_ros.observation.orientation import (
+    fixed_read_as_moving,
+    message_orientation,
+    model_orientation,
+    moving_read_as_fixed,
+    orientation_numbers,
+)
 from groot_ros.observation.types import Observation, Reason, Rejected
 from groot_ros.processing.pose import (
     euler_from_matrix,
     matrix_from_euler,
     matrix_from_quat,
     matrix_from_rotvec,
+    quat_from_matrix,
     rot6d_from_matrix,
     rotvec_from_matrix,
 )
@@ -111,6 +123,54 @@ def test_every_derived_number_has_a_value_and_a_path() -> None:
     assert set(DERIVED) <= set(found)
     for kind, pose in POSE_OF.items():
         assert {f"{pose}.{leaf}" for leaf in found} <= set(FIELD_PATHS[kind])
+
+
+# --- angles about fixed axes that the training data took for angles about moving axes ---------------------------------
+
+READING = "xyz_as_XYZ"
+# Of these fixed angles no more than the middle one is kept away from a quarter of a turn, where they are not unique.
+tools_pointing_anywhere = st.tuples(st.floats(-3.1, 3.1), st.floats(-1.5, 1.5), st.floats(-3.1, 3.1))
+
+
+def xyzw(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.roll(quat_from_matrix(rotation), -1)
+
+
+@given(angles=tools_pointing_anywhere)
+def test_fixed_angles_read_as_moving_ones(angles: tuple[float, ...]) -> None:
+    measured = xyzw(matrix_from_euler(angles, "xyz"))
+    np.testing.assert_allclose(matrix(fixed_read_as_moving(measured)), matrix_from_euler(angles, "XYZ"), atol=1e-9)
+
+
+@given(angles=tools_pointing_anywhere)
+def test_moving_angles_read_as_fixed_ones(angles: tuple[float, ...]) -> None:
+    said = xyzw(matrix_from_euler(angles, "XYZ"))
+    np.testing.assert_allclose(matrix(moving_read_as_fixed(said)), matrix_from_euler(angles, "xyz"), atol=1e-9)
+
+
+@given(
+    angles=tools_pointing_anywhere,
+    tool=st.none() | turns,
+    reading=st.sampled_from([None, READING]),
+    scale=st.floats(0.1, 10),
+)
+def test_the_orientation_of_a_message_comes_back(
+    angles: tuple[float, ...], tool: tuple[float, ...] | None, reading: str | None, scale: float
+) -> None:
+    """What the output side sends for an orientation of the model is the message that the model would see as it."""
+    measured = matrix_from_euler(angles, "xyz")
+    turn = None if tool is None else xyzw(matrix_from_rotvec(tool)).tolist()
+    seen = model_orientation((scale * xyzw(measured)).tolist(), turn, reading)
+    assert math.hypot(*seen) == pytest.approx(1.0)
+    np.testing.assert_allclose(matrix(message_orientation(seen, turn, reading)), measured, atol=1e-8)
+    again = model_orientation(message_orientation(seen, turn, reading), turn, reading)
+    np.testing.assert_allclose(matrix(again), matrix(seen), atol=1e-8)
+
+
+@pytest.mark.parametrize("function", [fixed_read_as_moving, moving_read_as_fixed])
+def test_no_rotation_has_no_angles(function: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="a quaternion of length"):
+        function((0.0, 0.0, 0.0, 0.0))
 
 
 # --- through the messages --------------------------------------------------------------------------------------------
@@ -203,3 +263,24 @@ def test_a_constant_key_is_the_same_in_every_step_of_the_history() -> None:
     np.testing.assert_array_equal(observation.state["pad"], np.array([[0.0, 1.5]] * 2, dtype=np.float32))
     assert observation.state["pad"].dtype == np.float32
     assert set(observation.sample_stamps_ns) == {"front", "wrist", "joints", "tool"}
+
+
+DROID_TOOL = (0.5, -0.5, -0.5, 0.5)
+
+
+def test_droid_s_poses_reach_the_model_as_nvidia_made_them(golden_root: Path) -> None:
+    """oxe_droid.yaml, n1d7: a message with the orientation that DROID measured -> eef_9d of NVIDIA's conversion."""
+    golden = load_file(golden_root / "n1d7" / "proc_io.safetensors")
+    cartesian, expected = golden["droid.in.cartesian_position"], golden["droid.eef_9d"]
+    reader = StateReader(load_embodiment("oxe_droid", "n1d7"), "tool")
+    rotations = Rotation.from_euler("xyz", cartesian[..., 3:].reshape(-1, 3))  # as DROID computes its angles, backwards
+    off_by_reading = 0.0
+    for row, quaternion, wanted in zip(
+        cartesian.reshape(-1, 6), rotations.as_quat(), expected.reshape(-1, 9), strict=True
+    ):
+        message = pose(tuple(quaternion))
+        message.pose.position = SimpleNamespace(x=float(row[0]), y=float(row[1]), z=float(row[2]))
+        np.testing.assert_allclose(reader.read(message)["eef_9d"], wanted, atol=2e-7)  # float32
+        unread = orientation_numbers(quaternion, DROID_TOOL)
+        off_by_reading = max(off_by_reading, abs(unread["rot6d.0"] - wanted[3]))
+    assert off_by_reading > 0.01, "the golden poses must tell the two readings apart"
