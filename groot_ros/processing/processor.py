@@ -20,13 +20,11 @@ from groot_ros.processing.language import PromptEncoder, has_tokenizer, load_tok
 from groot_ros.processing.modality import ModalityConfig, parse_modalities
 from groot_ros.processing.patches import PREPROCESSOR_FILE, Layout, PatchLayout
 from groot_ros.processing.scaling import state_action_processor
-from groot_ros.processing.vision import image_encoder
+from groot_ros.processing.vision import check_aspects, image_encoder
 
 Sample = dict[str, Any]
 Groups = Mapping[str, NDArray[np.floating[Any]]]
 
-# Rounding to whole pixels changes a ratio by less.
-_ASPECT_TOLERANCE = 0.02
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -181,26 +179,8 @@ class Processor:
                 transform leaves of them (all).
         """
         self._images.grids(sizes)
-        self._check_aspects(sizes)
+        check_aspects(self._files, self.embodiment_tag, sizes)
         self._view_sizes = dict(sizes)
-
-    def _check_aspects(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """N1.5 squeezes any image into a square; NVIDIA's code takes only the resolution of metadata.json."""
-        place = f"{self._files.statistics_where}: {self.embodiment_tag}.modalities.video"
-        video = self._files.modalities.get(self.embodiment_tag, {}).get("video", {})
-        for key, (height, width) in sizes.items():
-            trained = video.get(key, {}).get("resolution")
-            if trained is None:
-                continue
-            if not isinstance(trained, (list, tuple)) or [type(side) for side in trained] != [int, int]:
-                raise ProcessorError(f"{place}.{key}.resolution", "[width, height] in pixels", describe(trained))
-            if abs(width * trained[1] - height * trained[0]) > _ASPECT_TOLERANCE * width * trained[1]:
-                raise ProcessorError(
-                    f"{place}.{key}.resolution",
-                    f"an aspect ratio like the camera's, {width}x{height} (width x height)",
-                    f"{trained[0]}x{trained[1]}",
-                    "Let the camera's driver publish images as they were in training.",
-                )
 
     def check_instruction(self, text: str, max_tokens: int) -> int:
         """Checks an instruction before the first inference with it.

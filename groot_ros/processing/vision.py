@@ -18,6 +18,8 @@ from groot_ros.processing.patches import EagleLayout, Grid, Layout, Patches, Pat
 Transform = Callable[[Frames], Frames]
 # Views of a checkpoint whose robot is not known yet.
 _ASSUMED_SIZE = (256, 256)
+# Rounding to whole pixels changes a ratio by less.
+_ASPECT_TOLERANCE = 0.02
 
 
 class ImageEncoder:
@@ -122,3 +124,31 @@ _PIPELINES: dict[str, Callable[[ProcessorFiles, Path | None], tuple[Any, Layout]
     "n1d6": _eagle,
     "n1d7": _qwen,
 }
+
+
+def check_aspects(files: ProcessorFiles, tag: str, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Compares views with the resolutions that N1.5's files give; N1.5 squeezes whatever it gets into a square.
+
+    NVIDIA's code takes exactly that resolution; the same picture in another one is scaled to the same.
+
+    Args:
+        sizes: camera -> (height, width) in pixels.
+
+    Raises:
+        ProcessorError: another aspect ratio, or a resolution that is none.
+    """
+    place = f"{files.statistics_where}: {tag}.modalities.video"
+    video = files.modalities.get(tag, {}).get("video", {})
+    for key, (height, width) in sizes.items():
+        trained = video.get(key, {}).get("resolution")
+        if trained is None:
+            continue
+        if not isinstance(trained, (list, tuple)) or [type(side) for side in trained] != [int, int]:
+            raise ProcessorError(f"{place}.{key}.resolution", "[width, height] in pixels", describe(trained))
+        if abs(width * trained[1] - height * trained[0]) > _ASPECT_TOLERANCE * width * trained[1]:
+            raise ProcessorError(
+                f"{place}.{key}.resolution",
+                f"an aspect ratio like the camera's, {width}x{height} (width x height)",
+                f"{trained[0]}x{trained[1]}",
+                "Let the camera's driver publish images as they were in training.",
+            )
