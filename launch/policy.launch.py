@@ -1,4 +1,9 @@
-"""GR00T on a robot: `ros2 launch groot_ros policy.launch.py embodiment:=so101 checkpoint:=nvidia/GR00T-N1.7-3B`."""
+"""GR00T on a robot.
+
+    ros2 launch groot_ros policy.launch.py embodiment:=oxe_droid checkpoint:=nvidia/GR00T-N1.7-DROID dry_run:=true
+
+The checkpoint must know the robot's tag: a base model knows its own only (docs/embodiments.md, Robots).
+"""
 
 from __future__ import annotations
 

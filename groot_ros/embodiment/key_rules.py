@@ -372,6 +372,7 @@ def _relative(
                 f"the {attribute} of state.{reference} ({theirs_said or 'none'}), to which this key is relative",
                 f"{ours or 'none'}",
                 "write the same in both",
+                on_key=ours is None,
             )
 
 

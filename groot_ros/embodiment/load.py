@@ -26,8 +26,12 @@ _SUFFIXES = (".yaml", ".yml")
 
 def _folders() -> Iterator[Path]:
     """Where named embodiments are looked for: the source tree, then the installed shares."""
+    seen = set()
     for share in share_directories():
-        yield share / "config" / "embodiments"
+        folder = share / "config" / "embodiments"
+        if folder.resolve() not in seen:  # an installed share may be a link to the source tree, or named twice
+            seen.add(folder.resolve())
+            yield folder
 
 
 def available_embodiments() -> dict[str, Path]:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from groot_ros.embodiment.errors import EmbodimentError
-from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
+from groot_ros.embodiment.load import (
+    available_embodiments,
+    dotted,
+    embodiment_generations,
+    load_embodiment,
+    where,
+)
+from groot_ros.embodiment.problems import closest, one_of
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import COMMANDED_TYPES, GENERATIONS
+from groot_ros.processing.tags import EMBODIMENT_IDS
+
+NEW_EMBODIMENT = "new_embodiment"
 
 
 def list_lines() -> Iterator[str]:
@@ -36,7 +46,30 @@ def check_lines(name_or_path: str | os.PathLike[str]) -> list[str]:
             problems += [line for line in error.lines if line not in problems]
     if problems:
         raise EmbodimentError(problems)
-    return [_line(robot) for robot in robots]
+    return [*map(_line, robots), *_notes_on_tags(robots)]
+
+
+def _notes_on_tags(robots: Sequence[Embodiment]) -> Iterator[str]:
+    """A tag of one's own is right for a checkpoint that was finetuned under it, but a misspelt one looks the same."""
+    foreign: dict[str, list[Embodiment]] = {}
+    for robot in robots:
+        if robot.embodiment_tag.lower() not in _published(robot):
+            foreign.setdefault(robot.embodiment_tag, []).append(robot)
+    for tag, those in foreign.items():
+        path = ("embodiment_tag",)
+        near = closest(tag, sorted({known for robot in those for known in _published(robot)})) or NEW_EMBODIMENT
+        others = f" or {NEW_EMBODIMENT!r}" if near != NEW_EMBODIMENT else ""
+        asked = one_of([robot.generation for robot in those if robot.generation] or GENERATIONS)
+        yield (
+            f"note: {where(those[0], path)}: {dotted(those[0], path)}: {tag!r} is none of NVIDIA's tags for {asked}; "
+            f"did you mean {near!r}{others}? It is right for a checkpoint that was finetuned under it"
+        )
+
+
+def _published(robot: Embodiment) -> set[str]:
+    """NVIDIA's tags in the generations that the robot was loaded for."""
+    generations = [robot.generation] if robot.generation else GENERATIONS
+    return {tag for generation in generations for tag in EMBODIMENT_IDS[generation]}
 
 
 def _line(robot: Embodiment) -> str:

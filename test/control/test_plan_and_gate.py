@@ -186,6 +186,24 @@ def test_keys_that_are_no_joints_are_checked_and_left_out() -> None:
         plan_chunk(mobile, chunk)
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_joints_that_are_not_commanded_are_left_out(place: str) -> None:
+    """As with a model that gives each motion twice: the same joints under another key, which nobody is sent."""
+    embodiment, chunk, ros = random_chunk("sim_arm", 4)
+    data = embodiment.model_dump()
+    [(first, spec)] = list(data["action"].items())[:1]
+    again = {"again": {**spec, "command": False}}
+    data["action"] = {**again, **data["action"]} if place == "before" else {**data["action"], **again}
+    twice = Embodiment.model_validate(data)
+    chunk.actions["again"] = chunk.actions[first] + 1.0
+    plan = plan_chunk(twice, chunk)
+    assert plan.joints == tuple(embodiment.action_joints)
+    np.testing.assert_allclose(plan.positions, ros, atol=1e-4)
+    chunk.actions.pop("again")
+    with pytest.raises(ValueError, match="lacks action key 'again'"):
+        plan_chunk(twice, chunk)
+
+
 def test_a_robot_without_joints_has_a_plan_of_times_only() -> None:
     embodiment, chunk, _ = random_chunk("sim_arm", 4)
     data = embodiment.model_dump()

@@ -8,7 +8,14 @@ import pytest
 
 from groot_ros.embodiment.check import check_commandable, check_generation
 from groot_ros.embodiment.errors import EmbodimentError
-from groot_ros.embodiment.load import dotted, embodiment_generations, load_embodiment, where
+from groot_ros.embodiment.load import (
+    available_embodiments,
+    dotted,
+    embodiment_generations,
+    embodiment_path,
+    load_embodiment,
+    where,
+)
 from groot_ros.embodiment.summary import check_lines
 from groot_ros.embodiment.vocabulary import GENERATIONS
 
@@ -235,3 +242,43 @@ def test_outputs_that_cannot_be_commanded_are_named(tmp_path: Path) -> None:
     [line] = caught.value.lines
     assert "bench.yaml:22: outputs.arm.type: expected trajectory_msgs/msg/JointTrajectory, found std_msgs" in line
     assert "dry_run:=true" in line
+
+
+@pytest.mark.parametrize(
+    ("tag", "hint"),
+    [
+        ("new_embodimnt", "did you mean 'new_embodiment'?"),
+        ("my_arm", "did you mean 'new_embodiment'?"),
+        ("gr2", "'gr1'"),
+    ],
+)
+def test_a_tag_that_is_in_no_table_is_noted_once(tmp_path: Path, tag: str, hint: str) -> None:
+    text = embodiment_path("so101").read_text(encoding="utf-8").replace("_tag: new_embodiment", f"_tag: {tag}")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    *robots, note = check_lines(path)
+    assert len(robots) == 3 and all("valid" in line for line in robots)
+    line = text.count("\n", 0, text.index("embodiment_tag")) + 1
+    assert note.startswith(
+        f"note: {path}:{line}: embodiment_tag: {tag!r} is none of NVIDIA's tags for n1d5, n1d6, n1d7"
+    )
+    assert hint in note and "'new_embodiment'" in note
+
+
+@pytest.mark.parametrize("name", available_embodiments())
+def test_shipped_robots_have_tags_of_the_tables(name: str) -> None:
+    assert not [line for line in check_lines(name) if line.startswith("note")]
+
+
+def test_a_folder_is_looked_in_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed share that is a link to the sources, and a prefix that is named twice."""
+    (tmp_path / "share" / "config" / "embodiments").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "share")
+    (tmp_path / "other" / "config" / "embodiments").mkdir(parents=True)
+    places = [tmp_path / name for name in ("share", "link", "share", "other", "other")]
+    monkeypatch.setattr("groot_ros.embodiment.load.share_directories", lambda: iter(places))
+    with pytest.raises(EmbodimentError) as caught:
+        embodiment_path("nobody")
+    [text] = caught.value.lines
+    looked_in = text.split("are looked for in ")[1].split(", ")
+    assert looked_in == [str(tmp_path / name / "config" / "embodiments") for name in ("share", "other")]

@@ -30,7 +30,7 @@ state:
     stream: tool
     fields: [pose.position.x, pose.position.y, pose.position.z, pose.rotvec.x, pose.rotvec.y, pose.rotvec.z]
     unit: unitless
-    tool_rotation: [0.5, -0.5, 0.5, 0.5]
+    tool_rotation: &turn [0.5, -0.5, 0.5, 0.5]
   heading: {stream: base, fields: [pose.pose.roll, pose.pose.pitch, pose.pose.yaw], unit: deg}
   force: {stream: wrench, fields: [wrench.force.x], unit: N}
   pad: {constant: [0.0, 1.5]}
@@ -39,6 +39,7 @@ action:
   pose:
     fields: [pose.position.x, pose.position.y, pose.position.z, pose.rotvec.x, pose.rotvec.y, pose.rotvec.z]
     unit: unitless
+    tool_rotation: *turn
     bounds: {lower: [-1, -1, 0, -3.2, -3.2, -3.2], upper: [1, 1, 1, 3.2, 3.2, 3.2]}
     representation: {rep: RELATIVE, type: EEF, format: XYZ_ROTVEC}
   drive:
@@ -138,6 +139,48 @@ CASES = {
         "state:\n  hand: {tool_rotation: [0, 0, 0, 1], stream: joints,",
         "tool_rotation: [0, 0, 0, 1]",
         "tool_rotation: expected it at a key with an orientation among its fields",
+    ),
+    "euler reading of joints": (
+        "state:\n  hand: {stream: joints,",
+        "state:\n  hand: {euler_reading: xyz_as_XYZ, stream: joints,",
+        "euler_reading: xyz_as_XYZ",
+        "state.hand.euler_reading: expected it at a key with an orientation among its fields",
+    ),
+    "euler reading of a constant": (
+        "pad: {constant",
+        "pad: {euler_reading: xyz_as_XYZ, constant",
+        "pad: {euler_reading",
+        "state.pad.euler_reading: expected no euler_reading for a constant key",
+    ),
+    "unknown euler reading": (
+        "    tool_rotation: &turn",
+        "    euler_reading: XYZ\n    tool_rotation: &turn",
+        "euler_reading: XYZ",
+        "state.pose.euler_reading: expected one of 'xyz_as_XYZ', found 'XYZ'",
+    ),
+    "euler reading of the state only": (
+        "    tool_rotation: &turn",
+        "    euler_reading: xyz_as_XYZ\n    tool_rotation: &turn",
+        "  pose:\n    fields",
+        "action.pose: expected the euler_reading of state.pose (xyz_as_XYZ), to which this key is relative, found none",
+    ),
+    "another tool rotation than the state's": (
+        "tool_rotation: *turn",
+        "tool_rotation: [0, 0, 0, 1]",
+        "tool_rotation: [0, 0, 0, 1]",
+        "action.pose.tool_rotation: expected the tool_rotation of state.pose ([0.5, -0.5, 0.5, 0.5])",
+    ),
+    "output of a key that is not commanded": (
+        "mode: {fields",
+        "mode: {command: false, fields",
+        "keys: [mode]",
+        "outputs.mode.keys.0: expected an action key that is commanded, found 'mode', which says command: false",
+    ),
+    "commanded key without an output": (
+        "keys: [hand]}",
+        "keys: [mode]}",
+        "hand: {joints",
+        "action.hand: expected an output that carries this key, found none, add 'hand' to the keys of an output, or",
     ),
     "joints and fields": (
         "fields: [data.0]",
@@ -288,6 +331,28 @@ def test_each_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str,
     found = problems(write(tmp_path, text))
     assert any(f"bench.yaml:{line}: " in problem and says in problem for problem in found), "\n".join(found)
     assert all("expected" in problem and "found" in problem for problem in found)
+
+
+def test_a_key_that_nobody_is_sent_is_in_no_output(tmp_path: Path) -> None:
+    text = BASE.replace("mode: {fields", "mode: {command: false, fields")
+    text = "".join(line for line in text.splitlines(keepends=True) if "topic: /mode" not in line)
+    robot = load_embodiment(write(tmp_path, text))
+    assert list(robot.action) == ["hand", "pose", "drive", "mode"], "the model gives it all the same"
+    assert set(robot.outputs) == {"hand", "pose", "drive"}
+
+
+def test_joints_that_are_not_commanded_may_be_another_key_s(tmp_path: Path) -> None:
+    text = BASE.replace(
+        "mode: {fields: [data.0], unit: unitless, bounds: {lower: [-1], upper: [1]}}", "mode: {joints: [a]}"
+    )
+    assert any(
+        "action.mode.joints.0: expected a joint that no other" in line for line in problems(write(tmp_path, text))
+    )
+    text = text.replace("mode: {joints", "mode: {command: false, joints")
+    text = "".join(line for line in text.splitlines(keepends=True) if "topic: /mode" not in line)
+    robot = load_embodiment(write(tmp_path, text))
+    assert robot.action_joints == ["a"]
+    assert robot.action["mode"].commanded_joints == []
 
 
 @pytest.mark.parametrize("unit", ["percent", "signed_percent", "fraction", "signed_fraction"])

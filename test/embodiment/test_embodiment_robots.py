@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from groot_ros.embodiment.check import check_commandable
+from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
 from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.schema import Embodiment
@@ -78,14 +81,15 @@ SPOKEN = "annotation.language.language_instruction"
 R1_VIEWS = tuple(f"observation.images.rgb.{view}_256_256" for view in ("head", "left_wrist", "right_wrist"))
 OMRON_VIEWS = ("res256_image_side_0", "res256_image_side_1", "res256_image_wrist_0")
 DROID_VIEWS = ("exterior_image_1_left", "wrist_image_left")
-EGO_N17 = "ego_view_bg_crop_pad_res256_freq20"
+EGO_PADDED = "ego_view_bg_crop_pad_res256_freq20"
 G1_N17 = "unitree_g1_full_body_with_waist_height_nav_cmd"
 DROID_N17 = "oxe_droid_relative_eef_relative_joint"
 
 # robot, generation, tag, projector id, views, state, action, steps of a chunk, language key
 PUBLISHED: tuple[tuple[str, str, str, int, tuple[str, ...], Widths, Widths, int, str], ...] = (
     ("gr1", "n1d5", "gr1", 24, ("ego_view",), GR1, GR1, 16, COARSE),
-    ("gr1", "n1d7", "robocasa_gr1_tabletop", 10, (EGO_N17,), GR1, GR1, 8, "task"),
+    ("gr1", "n1d6", "gr1", 20, (EGO_PADDED,), GR1, GR1, 16, "task"),
+    ("gr1", "n1d7", "robocasa_gr1_tabletop", 10, (EGO_PADDED,), GR1, GR1, 8, "task"),
     ("unitree_g1", "n1d5", NEW, 31, ("rs_view",), G1_UPPER, G1_UPPER, 16, TASK),
     ("unitree_g1", "n1d6", "unitree_g1", 8, ("ego_view",), G1, G1_ACTION, 30, TASK),
     ("unitree_g1", "n1d7", G1_N17, 25, ("ego_view",), G1, G1_ACTION, 50, TASK),
@@ -137,7 +141,7 @@ IDS = [f"{row[0]}-{row[1]}" for row in PUBLISHED]
 RELATIVE: dict[tuple[str, str], set[str]] = {
     ("unitree_g1", "n1d6"): {"left_arm", "right_arm"},
     ("unitree_g1", "n1d7"): {"left_arm", "right_arm"},
-    ("gr1", "n1d7"): {"left_arm", "right_arm", "left_hand", "right_hand"},
+    **{("gr1", name): {"left_arm", "right_arm", "left_hand", "right_hand"} for name in ("n1d6", "n1d7")},
     ("oxe_droid", "n1d6"): {"joint_position"},
     ("oxe_droid", "n1d7"): {"joint_position", "eef_9d"},
     ("behavior_r1_pro", "n1d6"): {"torso", "left_arm", "right_arm"},
@@ -161,7 +165,7 @@ TARGET_ROTATIONS: dict[str, dict[str, dict[str, str]]] = {
 }
 # (robot, generation) -> modality -> keys that N1.6 and N1.7 do not scale by min and max.
 EMBEDDED: dict[tuple[str, str], tuple[str, str, set[str]]] = {
-    ("gr1", "n1d7"): ("state", "sin_cos_embedding_keys", set(GR1)),
+    **{("gr1", name): ("state", "sin_cos_embedding_keys", set(GR1)) for name in ("n1d6", "n1d7")},
     ("oxe_widowx", "n1d6"): ("action", "mean_std_embedding_keys", set(POSE)),
     ("oxe_google", "n1d6"): ("action", "mean_std_embedding_keys", set(POSE)),
 }
@@ -278,6 +282,43 @@ def test_a_robot_can_start_a_motion_and_moves_carefully(robot: str, generation: 
         assert limit.velocity <= 2 * np.pi, joint
 
 
+# What this version can command; all others only run with dry_run:=true. docs/embodiments.md says the same.
+MOVES_TODAY = {
+    **{robot: ("n1d5", "n1d6", "n1d7") for robot in ("gr1", "yam", "so100", "so101")},
+    "oxe_droid": ("n1d6", "n1d7"),
+    "unitree_g1": ("n1d5",),
+}
+
+
+@pytest.mark.parametrize(("robot", "generation"), [row[:2] for row in PUBLISHED], ids=IDS)
+def test_a_robot_can_be_commanded_or_says_that_it_runs_dry(robot: str, generation: str) -> None:
+    embodiment = load_embodiment(robot, generation)
+    if generation in MOVES_TODAY.get(robot, ()):
+        check_commandable(embodiment)
+        assert embodiment.action_joints
+        return
+    with pytest.raises(EmbodimentError, match="dry_run:=true"):
+        check_commandable(embodiment)
+
+
+def test_the_table_of_the_docs_says_what_moves_today() -> None:
+    lines = (Path(__file__).resolve().parents[2] / "docs" / "embodiments.md").read_text(encoding="utf-8").splitlines()
+    said = {}
+    for line in lines[lines.index("| file | robot | moves today | N1.5 | N1.6 | N1.7 | step |") + 2 :]:
+        if not line.startswith("|"):
+            break
+        file, _, moves_today, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        said.update(dict.fromkeys(re.findall(r"`(\w+)`", file), moves_today))
+    assert set(said) == {*ROBOTS, "sim_arm"}
+    names = {"n1d5": "N1.5", "n1d6": "N1.6", "n1d7": "N1.7"}
+    for robot in ROBOTS:
+        moves = MOVES_TODAY.get(robot, ())
+        every = moves and set(moves) == set(embodiment_generations(robot))
+        expected = "yes" if every else ", ".join(names[name] for name in moves) or "dry run only"
+        assert said[robot] == expected, robot
+    assert said["sim_arm"] == "yes"
+
+
 # Numbers of state and action that NVIDIA's checkpoints have room for (padded to these).
 ROOM = {"n1d5": (64, 32), "n1d6": (128, 128), "n1d7": (128, 128)}
 
@@ -324,4 +365,4 @@ def test_a_robot_says_where_its_facts_are_from(robot: str) -> None:
     text = available_embodiments()[robot].read_text(encoding="utf-8")
     head = re.match(r"(?:#[^\n]*\n)+", text)
     assert head is not None and len(head.group().splitlines()) >= 3
-    assert "assumed" in text or robot == "so101"
+    assert "assumed" in text
