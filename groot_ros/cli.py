@@ -60,7 +60,21 @@ class Storage(str, Enum):
 EmbodimentOption = Annotated[
     str, typer.Option("--embodiment", "-e", help="Name in config/embodiments, or path of a YAML file.")
 ]
-CheckpointOption = Annotated[Path, typer.Option("--checkpoint", "-c", help="Checkpoint directory in NVIDIA's layout.")]
+CheckpointOption = Annotated[
+    str, typer.Option("--checkpoint", "-c", help="Directory in NVIDIA's layout, or hub id (owner/name\\[/folder]).")
+]
+TokenizerOption = Annotated[
+    str, typer.Option(help="Folder or hub id of the backbone's tokenizer; default: the checkpoint's own.")
+]
+MatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--match-reference-bf16",
+        help="Round the rotary frequencies to bfloat16, as NVIDIA's policy does; else they stay float32.",
+    ),
+]
+# Measured, of checkpoints that make-checkpoint wrote.
+FULL_SIZES = "5.45 GB (n1d5), 6.57 GB (n1d6), 6.91 GB (n1d7)"
 
 
 @app.callback(invoke_without_command=True)
@@ -96,7 +110,7 @@ def make_checkpoint(
         Generation, typer.Option("--generation", "-g", help="n1d5: GR00T N1.5; n1d6: N1.6; n1d7: N1.7.")
     ] = Generation.n1d7,
     size: Annotated[
-        Size, typer.Option(help="tiny: runs on a CPU; full: the released 3B sizes (5.4 to 6.6 GB).")
+        Size, typer.Option(help=f"tiny: runs on a CPU; full: the released 3B sizes, {FULL_SIZES}.")
     ] = Size.tiny,
     embodiment: EmbodimentOption = "sim_arm",
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
@@ -150,31 +164,33 @@ def policy(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
     ] = "auto",
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of the backbone's tokenizer.")] = "",
+    tokenizer: TokenizerOption = "",
+    match_reference_bf16: MatchOption = False,
     instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish everything but commands.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Start at once instead of waiting for ~/start.")] = False,
     sim_time: Annotated[bool, typer.Option("--sim-time", help="Follow /clock.")] = False,
 ) -> None:
-    """Run the policy node /groot_policy, configured and activated.
+    """Run the policy node /groot_policy, configured and activated. Exit code 2 when it cannot be configured.
 
     Example: [bold]groot-ros policy -c /tmp/tiny -e sim_arm --dry-run[/bold]
     """
     from groot_ros.nodes.policy import main as policy_main
 
     parameters: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint,
         "embodiment": embodiment,
         "device": device,
         "dtype": dtype,
         "tokenizer": tokenizer,
+        "match_reference_bf16": match_reference_bf16,
         "instruction": instruction,
         "dry_run": dry_run,
         "start_on_activate": start,
         "use_sim_time": sim_time,
         "autostart": True,
     }
-    policy_main(_ros_arguments("groot-ros policy", parameters))
+    policy_main(_ros_arguments("groot-ros policy", parameters), give_up=True)
 
 
 @app.command()
@@ -188,6 +204,8 @@ def replay(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
     ] = "auto",
+    tokenizer: TokenizerOption = "",
+    match_reference_bf16: MatchOption = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
 ) -> None:
     """Send a bag through the same assembler and the same policy; report chunks, ages, refusals and errors.
@@ -197,7 +215,19 @@ def replay(
     from groot_ros.bags.command import replay_command
 
     with _refusals():
-        replay_command(bag, checkpoint, embodiment, report, instruction, device, dtype, seed, console)
+        replay_command(
+            bag,
+            checkpoint,
+            embodiment,
+            report,
+            instruction=instruction,
+            device=device,
+            dtype=dtype,
+            tokenizer=tokenizer or None,
+            match_reference_bf16=match_reference_bf16,
+            seed=seed,
+            console=console,
+        )
 
 
 @app.command()
@@ -243,7 +273,7 @@ def benchmark_load(
         Generation, typer.Option("--generation", "-g", help="Generation of the random checkpoint.")
     ] = Generation.n1d7,
     size: Annotated[
-        Size, typer.Option(help="Its size. full: about 7 GB in the folder for temporary files, for the time.")
+        Size, typer.Option(help=f"Its size. full: {FULL_SIZES} in the folder for temporary files, for the time.")
     ] = Size.tiny,
     dtype: Annotated[
         list[LoadDtype] | None, typer.Option(help="Load in this dtype; may be given twice. Default: both.")

@@ -17,16 +17,21 @@ from groot_ros.policy.generation import embodiment_for
 
 def replay_command(
     bag: Path,
-    checkpoint: Path,
+    checkpoint: str | Path,
     embodiment_name: str,
     report_path: Path,
+    *,
     instruction: str | None,
     device: str,
     dtype: str,
+    tokenizer: str | None,
+    match_reference_bf16: bool,
     seed: int,
     console: Console,
 ) -> None:
-    """Replay ``bag`` through ``checkpoint``, print a summary and write ``report_path``.
+    """Replay ``bag`` through ``checkpoint`` (a directory or a hub id), print a summary and write ``report_path``.
+
+    ``device``, ``dtype``, ``tokenizer`` and ``match_reference_bf16`` are those of ``LocalPolicy``.
 
     Raises:
         BagError, EmbodimentError, CheckpointError, ProcessorError, ValueError, OSError: each says what to mend.
@@ -41,7 +46,14 @@ def replay_command(
     if not report_path.parent.is_dir():
         raise FileNotFoundError(f"--report {report_path}: there is no folder {report_path.parent}")
     with console.status(f"loading {checkpoint}"):
-        policy = LocalPolicy(checkpoint, embodiment, device=device, dtype=dtype)
+        policy = LocalPolicy(
+            checkpoint,
+            embodiment,
+            device=device,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            match_reference_bf16=match_reference_bf16,
+        )
         policy.warm_up()
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:

@@ -27,7 +27,7 @@ from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.nodes.parameters import declare, read
 from groot_ros.nodes.policy_parameters import PolicyParameters
-from groot_ros.nodes.runtime import leave, run
+from groot_ros.nodes.runtime import EXIT_USAGE, leave, request_stop, run
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Reason, Refusal
 from groot_ros.policy.cycle import Planned, PolicyCycle
@@ -56,10 +56,16 @@ class _Robot:
 
 
 class PolicyNode(LifecycleNode):
-    """Wires topics to the assembler, the worker's plans to topics, and services to the supervisor."""
+    """Wires topics to the assembler, the worker's plans to topics, and services to the supervisor.
 
-    def __init__(self) -> None:
+    Args:
+        give_up: end the process with exit code 2 when ``autostart`` cannot configure; else the node waits, as a
+            lifecycle node does, to be configured again.
+    """
+
+    def __init__(self, *, give_up: bool = False) -> None:
         super().__init__("groot_policy")
+        self._give_up = give_up
         declare(self, PolicyParameters)
         self._supervisor = Supervisor()
         self._settings = PolicyParameters()
@@ -146,6 +152,8 @@ class PolicyNode(LifecycleNode):
         self._autostart_timer.cancel()
         if self.trigger_configure() is TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+        elif self._give_up:
+            request_stop(EXIT_USAGE)
 
     def _configure(self, parameters: PolicyParameters) -> None:
         if not parameters.checkpoint:
@@ -422,9 +430,9 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(convert.diagnostics_message(self._status_now(), ages, self.get_name()))
 
 
-def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Executable ``policy_node``."""
-    leave(run(PolicyNode, args))
+def main(args: Sequence[str] | None = None, *, give_up: bool = False) -> NoReturn:
+    """Executable ``policy_node``; with ``give_up``, for a person at a terminal, see ``PolicyNode``."""
+    leave(run(lambda: PolicyNode(give_up=give_up), args))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from groot_ros.cli import app
+from groot_ros.embodiment.load import load_embodiment
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", "benchmark node", "benchmark load"]
 
 
@@ -19,6 +26,78 @@ def test_every_command_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"groot-ros {command}" in " ".join(result.output.split())
+
+
+def examples() -> list[tuple[str, str]]:
+    """(where, command line) of every `groot-ros ...` in the help texts and in the pages for people."""
+
+    def of(name: str, command: Any) -> Iterator[tuple[str, str]]:
+        for line in re.findall(r"\[bold\](groot-ros .*?)\[/bold\]", command.help or ""):
+            yield name, line
+        for word, below in getattr(command, "commands", {}).items():
+            yield from of(f"{name} {word}", below)
+
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    written = [
+        (page.name, line) for page in pages for line in re.findall(r"^    (groot-ros .*)$", page.read_text(), re.M)
+    ]
+    return [*of("groot-ros", typer.main.get_command(app)), *written]
+
+
+@pytest.mark.parametrize(("where", "line"), examples(), ids=[f"{where}: {line}" for where, line in examples()])
+def test_an_example_names_what_there_is(where: str, line: str) -> None:
+    """Options, choices, robots and their generations."""
+    command: Any = typer.main.get_command(app)
+    _, *words = shlex.split(line, comments=True)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    values = command.make_context(command.name, words).params
+    named = values.get("embodiment") or (values.get("name") if command.name == "embodiments" else None)
+    if named is None or str(named).endswith(".yaml"):  # a file of the reader's own
+        return
+    generation = values.get("generation")
+    load_embodiment(named, getattr(generation, "value", generation))
+
+
+def test_there_are_examples_to_look_at() -> None:
+    assert {where.split()[0] for where, _ in examples()} >= {"groot-ros", "README.md", "embodiments.md"}
+    assert any("--generation n1d6" in line for _, line in examples())
+
+
+@pytest.mark.parametrize("line", ["policy -c x --tokenise y", "make-checkpoint /tmp/x --generation n1d8"])
+def test_a_wrong_example_would_be_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)no such option|n1d8"):
+        test_an_example_names_what_there_is("here", f"groot-ros {line}")
+
+
+def test_replay_hands_its_options_to_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def record(bag: Path, checkpoint: str, *rest: Any, **options: Any) -> None:
+        given.update(options, checkpoint=checkpoint)
+
+    monkeypatch.setattr("groot_ros.bags.command.replay_command", record)
+    hub_id = "nvidia/GR00T-N1.7-LIBERO/libero_10"
+    words = ["replay", "bag", "-c", hub_id, "--tokenizer", "some/tokenizer", "--match-reference-bf16"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert (given["checkpoint"], given["tokenizer"]) == (hub_id, "some/tokenizer")
+    assert given["match_reference_bf16"] is True
+    assert CliRunner().invoke(app, words[:4]).exit_code == 0
+    assert given["tokenizer"] is None and given["match_reference_bf16"] is False
+
+
+def test_policy_hands_its_options_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def record(args: list[str], *, give_up: bool) -> None:
+        given.extend([*args, f"give_up {give_up}"])
+
+    monkeypatch.setattr("groot_ros.nodes.policy.main", record)
+    result = CliRunner().invoke(app, ["policy", "-c", "nvidia/GR00T-N1.7-DROID", "--match-reference-bf16"])
+    assert result.exit_code == 0, result.output
+    assert "checkpoint:='nvidia/GR00T-N1.7-DROID'" in given
+    assert "match_reference_bf16:=true" in given and "give_up True" in given
 
 
 REFUSALS = {
@@ -72,7 +151,7 @@ def test_a_yaml_is_checked_for_each_of_its_generations(tmp_path: Path) -> None:
     path.write_text(f"{text}generations:\n  n1d6:\n  n1d5:\n    embodiment_tag: old\n", encoding="utf-8")
     result = CliRunner().invoke(app, ["embodiments", str(path)])
     assert result.exit_code == 0
-    first, second = result.output.splitlines()
+    first, second, note = result.output.splitlines()
     assert "valid for n1d5; old," in first and "valid for n1d6; new_embodiment," in second
     path.write_text(path.read_text(encoding="utf-8").replace("embodiment_tag: old", "step_hz: fast"), encoding="utf-8")
     result = CliRunner().invoke(app, ["embodiments", str(path)])

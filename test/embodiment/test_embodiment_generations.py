@@ -215,9 +215,10 @@ def test_an_empty_section_is_refused(tmp_path: Path, section: str) -> None:
 
 
 def test_a_check_says_a_line_per_generation(tmp_path: Path) -> None:
-    first, second = check_lines(write(tmp_path, SHARED + GENERATED))
+    first, second, *notes = check_lines(write(tmp_path, SHARED + GENERATED))
     assert "valid for n1d5; old, 1 cameras, 2 commanded joints, chunks of 3 steps" in first
     assert "valid for n1d6; shared, 2 cameras, 2 commanded joints, chunks of 2 steps" in second
+    assert [note.split(": ")[2] for note in notes] == ["generations.n1d5.embodiment_tag", "embodiment_tag"]
 
 
 def test_a_shared_mistake_is_told_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -219,6 +220,27 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
         log = processes.log("policy").read_text()
         assert "Traceback" not in log
         assert log.count("not configured:") == 1
+
+
+def test_the_command_line_ends_when_the_first_configure_fails(tmp_path: Path) -> None:
+    """A person at a terminal is not left with a node that waits; the launched node of above waits."""
+    command = [sys.executable, "-m", "groot_ros.cli", "policy", "--checkpoint", "/nowhere/at/all"]
+    with Processes(tmp_path, ros_environment()) as processes:
+        process = processes.start("policy", command)
+        assert process.wait(WAIT_S) == 2
+        log = processes.log("policy").read_text()
+    assert log.count("not configured:") == 1 and "/nowhere/at/all" in log
+    assert "Traceback" not in log
+
+
+def test_the_command_line_goes_on_after_a_good_configure(robot_yaml: Path, checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "groot_ros.cli", "policy", "-c", str(checkpoint), "-e", str(robot_yaml)]
+    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+        processes.start("policy", command)
+        assert observer.wait_for(
+            lambda: any(status.state == PolicyStatus.READY for status in observer.statuses), WAIT_S, processes.check
+        ), observer.statuses[-1:]
+        assert processes.end() == {"policy": 0}
 
 
 def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
