@@ -153,6 +153,7 @@ def test_a_yaml_is_checked_for_each_of_its_generations(tmp_path: Path) -> None:
     assert result.exit_code == 0
     first, second, note = result.output.splitlines()
     assert "valid for n1d5; old," in first and "valid for n1d6; new_embodiment," in second
+    assert note.startswith("note: ") and "'old' is none of NVIDIA's tags for n1d5" in note
     path.write_text(path.read_text(encoding="utf-8").replace("embodiment_tag: old", "step_hz: fast"), encoding="utf-8")
     result = CliRunner().invoke(app, ["embodiments", str(path)])
     assert result.exit_code == 2 and "generations.n1d5.step_hz: expected a number, found 'fast'" in result.output

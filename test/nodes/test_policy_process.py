@@ -16,11 +16,13 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rich.console import Console
 from robot_double import RobotDouble
 
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.msg import PolicyStatus
 from groot_ros.nodes.observer import Observer
+from groot_ros.policy.random_checkpoint import make_random_checkpoint
 from groot_ros.processes import Processes, node_command, ros_environment
 
 WAIT_S = 30.0
@@ -233,13 +235,19 @@ def test_the_command_line_ends_when_the_first_configure_fails(tmp_path: Path) ->
     assert "Traceback" not in log
 
 
-def test_the_command_line_goes_on_after_a_good_configure(robot_yaml: Path, checkpoint: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "groot_ros.cli", "policy", "-c", str(checkpoint), "-e", str(robot_yaml)]
-    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+def test_the_command_line_goes_on_when_a_pose_that_nobody_is_sent_is_all_that_cannot_be_commanded(
+    tmp_path: Path,
+) -> None:
+    """DROID for N1.7: the model gives poses and joints, and the joints alone are sent, so that it needs no dry run."""
+    make_random_checkpoint(tmp_path / "droid", "n1d7", "tiny", "oxe_droid", 0, Console(quiet=True))
+    embodiment = load_embodiment("oxe_droid", "n1d7")
+    command = [sys.executable, "-m", "groot_ros.cli", "policy", "-c", str(tmp_path / "droid"), "-e", "oxe_droid"]
+    with Processes(tmp_path, ros_environment()) as processes, Observer(embodiment) as observer:
         processes.start("policy", command)
         assert observer.wait_for(
             lambda: any(status.state == PolicyStatus.READY for status in observer.statuses), WAIT_S, processes.check
         ), observer.statuses[-1:]
+        assert not observer.statuses[-1].dry_run and observer.call("dry_run", False)[0]
         assert processes.end() == {"policy": 0}
 
 
