@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,9 @@ from groot_ros.control.plan import JointPlan, plan_chunk, point_velocities, samp
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment, JointLimit
 from groot_ros.embodiment.units import to_model
+from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk
+from groot_ros.policy.cycle import Planned, PolicyCycle
 
 T0 = 1_700_000_000_000_000_000
 LIMITS = {
@@ -202,6 +206,31 @@ def test_joints_that_are_not_commanded_are_left_out(place: str) -> None:
     chunk.actions.pop("again")
     with pytest.raises(ValueError, match="lacks action key 'again'"):
         plan_chunk(twice, chunk)
+
+
+def test_a_turn_tells_what_is_not_commanded_and_does_not_gate_it() -> None:
+    """The columns of joints that nobody is sent are NaN, as those of numbers are, and shift no others."""
+    embodiment, chunk, ros = random_chunk("sim_arm", 4)
+    data = embodiment.model_dump()
+    first = next(iter(data["action"]))
+    data["action"] = {"again": {**data["action"][first], "command": False}, **data["action"]}
+    twice = Embodiment.model_validate(data)
+    chunk.actions["again"] = chunk.actions[first] + 1.0
+    state = {
+        key: to_model(embodiment, spec, [[ros[0, embodiment.action_joints.index(joint)] for joint in spec.joints]])
+        for key, spec in embodiment.state.items()
+    }
+    stamps = dict.fromkeys(embodiment.state_streams, (T0,))
+    seen = Observation(T0, {}, state, "go", stamps, {})
+    assembler = SimpleNamespace(assemble=lambda now_ns, instruction: seen)
+    policy = SimpleNamespace(act=lambda observation, seed=None: chunk)
+    result = PolicyCycle(twice, assembler, policy, lambda: T0).run("go")
+    assert isinstance(result, Planned)
+    width = len(data["action"]["again"]["joints"])
+    assert np.isnan(result.gated_actions[:, :width]).all()
+    alone = PolicyCycle(embodiment, assembler, policy, lambda: T0).run("go")
+    assert isinstance(alone, Planned)
+    np.testing.assert_array_equal(result.gated_actions[:, width:], alone.gated_actions)
 
 
 def test_a_robot_without_joints_has_a_plan_of_times_only() -> None:
