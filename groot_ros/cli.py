@@ -63,6 +63,8 @@ EmbodimentOption = Annotated[
 CheckpointOption = Annotated[
     str, typer.Option("--checkpoint", "-c", help="Directory in NVIDIA's layout, or hub id (owner/name\\[/folder]).")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+DtypeOption = Annotated[str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")]
 TokenizerOption = Annotated[
     str, typer.Option(help="Folder or hub id of the backbone's tokenizer; default: the checkpoint's own.")
 ]
@@ -70,7 +72,7 @@ MatchOption = Annotated[
     bool,
     typer.Option(
         "--match-reference-bf16",
-        help="Round the rotary frequencies to bfloat16, as NVIDIA's policy does; else they stay float32.",
+        help="Round the rotary frequencies to bfloat16, as NVIDIA's policies of N1.6 and N1.7 do; else float32.",
     ),
 ]
 # Measured, of checkpoints that make-checkpoint wrote.
@@ -160,10 +162,8 @@ def sim(
 def policy(
     checkpoint: CheckpointOption,
     embodiment: EmbodimentOption = "sim_arm",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     tokenizer: TokenizerOption = "",
     match_reference_bf16: MatchOption = False,
     instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
@@ -200,10 +200,8 @@ def replay(
     embodiment: EmbodimentOption = "sim_arm",
     report: Annotated[Path, typer.Option(help="JSON report.")] = Path("report.json"),
     instruction: Annotated[str | None, typer.Option(help="Instruction; default: the bag's, else the YAML's.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     tokenizer: TokenizerOption = "",
     match_reference_bf16: MatchOption = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
@@ -293,7 +291,16 @@ def benchmark_load(
     with _refusals():
         names = [choice.value for choice in dtype or LoadDtype]
         run_load_benchmark(
-            checkpoint, generation.value, size.value, names, device, cold, chunk, embodiment, output, console
+            checkpoint,
+            generation=generation.value,
+            size=size.value,
+            dtypes=names,
+            device=device,
+            cold=cold,
+            chunk=chunk,
+            embodiment=embodiment,
+            output=output,
+            console=console,
         )
 
 

@@ -27,6 +27,7 @@ class LoadFailed(RuntimeError):
 
 def run_load_benchmark(
     checkpoint: Path | None,
+    *,
     generation: str,
     size: str,
     dtypes: Sequence[str],

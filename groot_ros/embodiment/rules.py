@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from groot_ros.embodiment import key_rules, vocabulary
+from groot_ros.embodiment import key_rules, output_rules, vocabulary
 from groot_ros.embodiment.problems import Problem, closest, one_of, unknown
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("state", "action", "generation"), key_rules.representations),
     (("state", "limits"), key_rules.span_limits),
     (("limits",), _bounds),
-    (("outputs", "action"), key_rules.outputs),
+    (("outputs", "action"), output_rules.outputs),
     (("delta_indices",), _deltas),
 )
 

@@ -122,10 +122,8 @@ def load_config(directory: str | Path) -> ModelConfig:
             f"{fix}"
         )
     try:
-        policy = read_json_object(path)
-        if is_lerobot_policy(policy):
-            return _base_config(path, policy)
-        return ModelConfig.from_file(path)
+        values = read_json_object(path)
+        return _base_config(path, values) if is_lerobot_policy(values) else ModelConfig.from_file_content(path, values)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
@@ -178,9 +176,9 @@ def load_model(
 ) -> GrootModel:
     """The network of a checkpoint directory, in eval mode.
 
-    Tied tensors are one parameter and are read once. A `mask_token` that the config has no use for is ignored, and so
-    are `TRAINING_TENSORS`; one
-    that it wants and no file holds is drawn anew, 0.02 times normal, always the same, as NVIDIA's code does.
+    Tied tensors are one parameter and are read once. `TRAINING_TENSORS` and a `mask_token` that the config has no use
+    for are ignored; a `mask_token` that it wants and no file holds is drawn anew, 0.02 times normal as in NVIDIA's
+    code, but always the same.
 
     Args:
         directory: holds config.json and the weights.

@@ -233,7 +233,11 @@ class ModelConfig:
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Reads a config.json. ConfigError names the file; OSError when it cannot be opened."""
         path = Path(path)
-        values = read_json_object(path)
+        return cls.from_file_content(path, read_json_object(path))
+
+    @classmethod
+    def from_file_content(cls, path: Path, values: dict[str, Any]) -> ModelConfig:
+        """`from_dict` of what `path` holds; ConfigError names the file."""
         try:
             return cls.from_dict(values)
         except ConfigError as error:

@@ -19,12 +19,15 @@ from groot_ros.model.config import ModelConfig
 from groot_ros.model.groot import GrootModel
 from groot_ros.model.random_networks import GENERATIONS, SIZES, check_choice, network_config
 from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_QWEN, FIRST_SPECIAL_ID_TINY, write_tokenizer
+from groot_ros.processing.config import EMBODIMENT_FILE, PROCESSOR_FILE, STATISTICS_FILE
+from groot_ros.processing.generations import GENERATIONS as CONVENTIONS
+from groot_ros.processing.metadata import METADATA_FILE, MODALITY_FILE
+from groot_ros.processing.patches import PREPROCESSOR_FILE, PatchLayout
 from groot_ros.processing.tags import complete_embodiment_ids
 
 # One shard in memory at a time. NVIDIA writes 5 GB ones; smaller ones keep the peak of this command low.
 SHARD_BYTES = 1_500_000_000
 _MIN_PIXELS = {"tiny": 1024, "full": 65536}
-_MAX_PIXELS = 16777216
 
 
 def make_checkpoint(
@@ -72,15 +75,14 @@ def make_checkpoint(
     if generation == "n1d5":
         _write_metadata(directory, processor_kwargs["modality_configs"], statistics, modalities or {})
         if own_ids:
-            write_json(directory / "embodiment_id.json", own_ids)
+            write_json(directory / EMBODIMENT_FILE, own_ids)
     else:
-        names = {"n1d6": "Gr00tN1d6Processor", "n1d7": "Gr00tN1d7Processor"}
-        document = {"processor_class": names[generation], "processor_kwargs": processor_kwargs}
-        write_json(directory / "processor_config.json", document)
-        write_json(directory / "statistics.json", statistics)
-        write_json(directory / "embodiment_id.json", complete_embodiment_ids(own_ids, generation))
+        document = {"processor_class": CONVENTIONS[generation].processor_class, "processor_kwargs": processor_kwargs}
+        write_json(directory / PROCESSOR_FILE, document)
+        write_json(directory / STATISTICS_FILE, statistics)
+        write_json(directory / EMBODIMENT_FILE, complete_embodiment_ids(own_ids, generation))
     if generation == "n1d7":
-        write_json(directory / "preprocessor_config.json", _qwen_images(_MIN_PIXELS[size]))
+        write_json(directory / PREPROCESSOR_FILE, PatchLayout(min_pixels=_MIN_PIXELS[size]).to_dict())
     # N1.5's config names the dtype of its code; NVIDIA's files are bfloat16 all the same.
     dtype = torch.float32 if size == "tiny" else torch.bfloat16
     _write_random_weights(directory, config, dtype, seed, progress)
@@ -132,22 +134,9 @@ def _write_metadata(
         }
         for tag, content in statistics.items()
     }
-    folder = directory / "experiment_cfg"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "metadata.json", entries)
-    write_json(folder / "modality_config.json", modality_configs)
-
-
-def _qwen_images(min_pixels: int) -> dict[str, Any]:
-    """preprocessor_config.json."""
-    return {
-        "size": {"shortest_edge": min_pixels, "longest_edge": _MAX_PIXELS},
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    for name, content in ((METADATA_FILE, entries), (MODALITY_FILE, modality_configs)):
+        (directory / name).parent.mkdir(exist_ok=True)
+        write_json(directory / name, content)
 
 
 def _write_random_weights(

@@ -14,7 +14,6 @@ from groot_ros.model.config import CODE_DEFAULT_DIT, ModelConfig
 from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_TINY, special_ids
 
 SIZES = ("tiny", "full")
-GENERATIONS = ("n1d5", "n1d6", "n1d7")
 
 _WIDTH = 64
 _TINY_EDGE = {"n1d5": 56, "n1d6": 64, "n1d7": 96}  # pixels
@@ -56,11 +55,14 @@ _OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("n1d6", "full"): {},
     ("n1d5", "tiny"): {
         "vl_self_attention_cfg": _TINY_REFINER,
+        "use_alternate_vl_dit": False,
         "num_target_vision_tokens": 8,
         "diffusion_model_cfg": {**_NETWORK["tiny"]["diffusion_model_cfg"], "cross_attention_dim": _WIDTH},
     },
     ("n1d5", "full"): {
         "vl_self_attention_cfg": _FULL_REFINER,
+        "use_alternate_vl_dit": False,
+        "num_target_vision_tokens": 32,
         "select_layer": 12,
         "model_dtype": "float32",  # the head's own word; the files are bfloat16
         "diffusion_model_cfg": {**CODE_DEFAULT_DIT, "num_layers": 16, "cross_attention_dim": 2048},
@@ -75,13 +77,19 @@ _NAMES: dict[str, dict[str, Any]] = {
         "model_name": "NVEagle/eagle_er-qwen3_1_7B-Siglip2_400M_stage1_5_128gpu_er_v7_1mlp_nops",
     },
 }
+GENERATIONS = tuple(sorted(_NAMES))
 # Keys that say nothing about the network, which NVIDIA's files have.
 _TUNED = {"tune_projector": True, "tune_diffusion_model": True}
+_TUNED_PARTS = {**_TUNED, "tune_llm": False, "tune_visual": False, "tune_vlln": True}
 _EXTRA: dict[str, dict[str, Any]] = {
-    "n1d7": {**_TUNED, "backbone_model_type": "qwen", "tune_llm": False, "tune_visual": False, "tune_vlln": True}
-    | {"tune_top_llm_layers": 0},
-    "n1d6": {**_TUNED, "backbone_model_type": "eagle", "tune_llm": False, "tune_visual": False, "tune_vlln": True}
-    | {"tune_top_llm_layers": 4, "load_bf16": True, "formalize_language": True},
+    "n1d7": {**_TUNED_PARTS, "backbone_model_type": "qwen", "tune_top_llm_layers": 0},
+    "n1d6": {
+        **_TUNED_PARTS,
+        "backbone_model_type": "eagle",
+        "tune_top_llm_layers": 4,
+        "load_bf16": True,
+        "formalize_language": True,
+    },
     "n1d5": {
         "compute_dtype": "bfloat16",
         "torch_dtype": "bfloat16",
@@ -285,7 +293,6 @@ def network_config(generation: str, size: str, processor_kwargs: Mapping[str, An
     }
     extra = copy.deepcopy(_EXTRA[generation])
     if generation == "n1d5":
-        values.update(use_alternate_vl_dit=False, num_target_vision_tokens=values.get("num_target_vision_tokens", 32))
         extra["hidden_size"] = values["backbone_embedding_dim"]
     else:
         extra["use_relative_action"] = processor_kwargs["use_relative_action"]

@@ -12,6 +12,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from groot_ros.processing.generations import EAGLE_TOKEN_IDS
+
 # Qwen numbers these without a gap, from 151643 on.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -29,9 +31,6 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# Eagle's, behind Qwen3's further special tokens, which no prompt of GR00T holds.
-EAGLE_TOKENS = ("<IMG_CONTEXT>", "<img>", "</img>")
-_FIRST_EAGLE = 26
 FIRST_SPECIAL_ID_QWEN = 151643
 FIRST_SPECIAL_ID_TINY = 496
 PAD_TOKEN = "<|endoftext|>"
@@ -69,12 +68,11 @@ def build_tokenizer(first_special_id: int) -> dict[str, Any]:
     ordinary = tokenizer.get_vocab_size()
     if first_special_id < ordinary:
         raise ValueError(f"first_special_id is {first_special_id}, but {ordinary} ordinary tokens come before it")
-    added = (*SPECIAL_TOKENS, *EAGLE_TOKENS)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in added])
+    ids = special_ids(first_special_id)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ids])
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     # The library gives added tokens the next free ids; one that the model's vocabulary already knows keeps its id
     # there. So a gap in the numbering, as Qwen's ids need, is written into the vocabulary.
-    ids = special_ids(first_special_id)
     content["model"]["vocab"].update(ids)
     for token in content["added_tokens"]:
         token["id"] = ids[token["content"]]
@@ -83,8 +81,9 @@ def build_tokenizer(first_special_id: int) -> dict[str, Any]:
 
 def special_ids(first_special_id: int) -> dict[str, int]:
     """Id of every special token, Eagle's image tokens included."""
-    eagle = {token: first_special_id + _FIRST_EAGLE + i for i, token in enumerate(EAGLE_TOKENS)}
-    return {**{token: first_special_id + i for i, token in enumerate(SPECIAL_TOKENS)}, **eagle}
+    qwen = {token: first_special_id + i for i, token in enumerate(SPECIAL_TOKENS)}
+    eagle = {token: first_special_id + number - FIRST_SPECIAL_ID_QWEN for token, number in EAGLE_TOKEN_IDS.items()}
+    return {**qwen, **eagle}
 
 
 def write_tokenizer(directory: Path, first_special_id: int) -> None:
@@ -96,9 +95,7 @@ def write_tokenizer(directory: Path, first_special_id: int) -> None:
         "eos_token": "<|im_end|>",
         "pad_token": PAD_TOKEN,
         "padding_side": "left",
-        "additional_special_tokens": [
-            t for t in (*SPECIAL_TOKENS, *EAGLE_TOKENS) if t not in ("<|im_end|>", PAD_TOKEN)
-        ],
+        "additional_special_tokens": [t for t in special_ids(first_special_id) if t not in ("<|im_end|>", PAD_TOKEN)],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 262144,
     }

@@ -18,7 +18,7 @@ class PolicyParameters:
     device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
     dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
     match_reference_bf16: bool = parameter(
-        False, "Round the rotary frequencies to bfloat16, as NVIDIA's policy does; else they stay float32"
+        False, "Round the rotary frequencies to bfloat16, as NVIDIA's policies of N1.6 and N1.7 do; else float32"
     )
     instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
     denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)

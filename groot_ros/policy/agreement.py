@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-COPY = "copy or download the checkpoint again"
-
 if TYPE_CHECKING:
     from groot_ros.model.groot import GrootModel
     from groot_ros.processing.processor import Processor
+
+COPY = "copy or download the checkpoint again"
+TOKENIZER = "give the tokenizer that the checkpoint was trained with"
+IDS = "give the id that the tag was trained with"
 
 
 class DisagreementError(ValueError):
@@ -45,35 +47,26 @@ def check_processor_and_network(processor: Processor, model: GrootModel, checkpo
     """
     config, backbone, prompts = model.config, model.backbone, processor.prompts
     settings, tag = processor.settings_place, processor.embodiment_tag
-    steps = f"{settings}.modality_configs.{tag}.{{}}.delta_indices (their number)"
     if processor.generation != config.generation:
         raise DisagreementError(
             f"{checkpoint}: the processor ({settings}) is of generation {processor.generation}, config.json is of "
             f"{config.generation}; {COPY}"
         )
-    tokenizer = "give the tokenizer that the checkpoint was trained with"
+    state, action = (
+        f"{settings}.modality_configs.{tag}.{name}.delta_indices (their number)" for name in ("state", "action")
+    )
+    history = len(processor.modality["state"].delta_indices)
+    image, token, last_token = prompts.image_token_id, prompts.highest_token_id, backbone.vocab_size - 1
+    embodiment, last_embodiment = processor.embodiment_id, config.max_num_embodiments - 1
     checks = [
         Check(f"{settings}.max_state_dim", "max_state_dim", config.max_state_dim, processor.max_state_dim),
         Check(f"{settings}.max_action_dim", "max_action_dim", config.max_action_dim, processor.max_action_dim),
-        Check(
-            steps.format("state"),
-            *("state_history_length", config.state_history_length, len(processor.modality["state"].delta_indices)),
-        ),
-        Check(
-            *("the tokenizer's id of the image token", "image token", backbone.image_token_id, prompts.image_token_id),
-            fix=tokenizer,
-        ),
+        Check(state, "state_history_length", config.state_history_length, history),
+        Check(action, "action_horizon", config.action_horizon, processor.action_horizon, most=True),
         Check("patches per side of an image token", "merging", backbone.merge, processor.merge_size),
-        Check(steps.format("action"), "action_horizon", config.action_horizon, processor.action_horizon, most=True),
-        Check(
-            *(f"embodiment_id.json: {tag}", "max_num_embodiments", config.max_num_embodiments - 1),
-            *(processor.embodiment_id, True),
-            fix="give the id that the tag was trained with",
-        ),
-        Check(
-            *("the tokenizer's highest id", "vocabulary", backbone.vocab_size - 1, prompts.highest_token_id, True),
-            fix=tokenizer,
-        ),
+        Check("the tokenizer's id of the image token", "image token", backbone.image_token_id, image, fix=TOKENIZER),
+        Check("the tokenizer's highest id", "vocabulary", last_token, token, most=True, fix=TOKENIZER),
+        Check(f"embodiment_id.json: {tag}", "max_num_embodiments", last_embodiment, embodiment, most=True, fix=IDS),
     ]
     problems = [check.problem for check in checks if not check.holds]
     if problems:

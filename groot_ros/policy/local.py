@@ -40,7 +40,8 @@ class LocalPolicy:
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slower.
         tokenizer: folder or hub id of the backbone's tokenizer; None takes the checkpoint's own.
         num_steps: Euler steps; None takes the checkpoint's.
-        match_reference_bf16: round the rotary frequencies as NVIDIA's policy does when it casts the model to bfloat16.
+        match_reference_bf16: round the rotary frequencies as NVIDIA's policies of N1.6 and N1.7 do, which cast the
+            model to bfloat16.
 
     Raises:
         CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
@@ -82,7 +83,7 @@ class LocalPolicy:
             device=self.device,
             keep_unused=False,
             match_reference_bf16=match_reference_bf16,
-        ).eval()
+        )
         check_processor_and_network(self.processor, self.model, str(directory))
         if embodiment.language.default is not None:
             self._check_default(embodiment.language.default)

@@ -68,4 +68,4 @@ class SinCos:
         return np.concatenate([np.sin(value), np.cos(value)], axis=-1)
 
     def decode(self, value: Floats) -> Floats:
-        raise NotImplementedError("sine and cosine are not turned back")
+        raise TypeError("sine and cosine have no way back: they are for states only")

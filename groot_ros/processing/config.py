@@ -59,7 +59,7 @@ class ProcessorFiles:
         Raises:
             ProcessorError: a file is missing or malformed, or is of an unknown model.
         """
-        from groot_ros.processing.metadata import metadata_path, missing_files, read_metadata
+        from groot_ros.processing.metadata import metadata_path, name_missing_files, read_metadata
 
         root = Path(directory).expanduser()
         if not root.is_dir():
@@ -70,9 +70,7 @@ class ProcessorFiles:
             elif metadata_path(root) is not None:
                 return read_metadata(root)
             else:
-                error = missing_files(root)
-                if error is not None:
-                    raise error
+                name_missing_files(root)
         return _read_processor_config(root)
 
     def with_modality(self, tag: str, modality: Any) -> ProcessorFiles:

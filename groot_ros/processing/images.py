@@ -93,7 +93,9 @@ class EvalTransform:
         (height, width), (rows, columns) = self.target_size, self.crop_size
         # torchvision rounds the crop's corner (halves to even); albumentations rounds down.
         top, left = round((height - rows) / 2), round((width - columns) / 2)
-        resized = resize_antialiased(torch.from_numpy(np.array(frames, order="C")), self.target_size, "bilinear")
+        resized = resize_antialiased(
+            torch.from_numpy(np.require(frames, requirements=["C", "W"])), self.target_size, "bilinear"
+        )
         cropped = resized[:, top : top + rows, left : left + columns]
         return resize_antialiased(cropped, self.target_size, "bilinear").contiguous().numpy()
 
@@ -170,7 +172,9 @@ class FloatTransform:
                 "video", f"frames of which {self.crop_fraction} is a pixel", f"{height}x{width} pixels"
             )
         top, left = round((height - rows) / 2), round((width - columns) / 2)
-        images = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).to(torch.float32) / 255
+        images = (
+            torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).to(torch.float32) / 255
+        )
         cropped = images[..., top : top + rows, left : left + columns]
         resized = torch.nn.functional.interpolate(
             cropped, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True

@@ -40,9 +40,12 @@ def metadata_path(root: Path) -> Path | None:
     return next((path for path in (root / METADATA_FILE, root / "metadata.json") if path.is_file()), None)
 
 
-def missing_files(root: Path) -> ProcessorError | None:
-    """The error for a directory without any generation's processor files; None where config.json does not tell which
-    are missing."""
+def name_missing_files(root: Path) -> None:
+    """For a directory without any generation's processor files.
+
+    Raises:
+        ProcessorError: what is missing, where config.json tells which files belong to the model.
+    """
     path = root / _CONFIG_FILE
     config = read_json_object(path) if path.is_file() else {}
     lerobot = is_lerobot_policy(config)
@@ -53,13 +56,13 @@ def missing_files(root: Path) -> ProcessorError | None:
     else:
         n1d5 = "action_head_cfg" in config
     if not (lerobot or n1d5):
-        return None
+        return
     later = f"{PROCESSOR_FILE}, {STATISTICS_FILE} and {EMBODIMENT_FILE}"
     files = f"{METADATA_FILE} with the statistics that N1.5 was trained with" if n1d5 else later
     fix = (
         "LeRobot saves no such files, and its own way to normalise is not read" if lerobot else "The copy is incomplete"
     )
-    return ProcessorError(
+    raise ProcessorError(
         str(root / (METADATA_FILE if n1d5 else PROCESSOR_FILE)),
         files,
         "no such file",

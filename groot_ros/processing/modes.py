@@ -89,7 +89,7 @@ class Mode:
         if self.name == "mean_std":
             return value * second + first
         if self.name == "scale":
-            raise NotImplementedError("scale has no way back")
+            raise TypeError("mode scale has no way back: it is for states only")
         return (value + 1) / 2 * (second - first) + first
 
     def _statistics(self, value: Floats) -> tuple[Floats, Floats]:

@@ -97,6 +97,8 @@ class PatchLayout:
             "patch_size": self.patch_size,
             "merge_size": self.merge_size,
             "temporal_patch_size": self.temporal_patch_size,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
         }
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:

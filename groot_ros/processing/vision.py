@@ -42,9 +42,9 @@ class ImageEncoder:
         """
         check_keys("video", video, self._keys)
         frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
-        self._check_one_size({key: (value.shape[1], value.shape[2]) for key, value in frames.items()})
+        self._check_resolutions({key: value.shape[1:3] for key, value in frames.items()})
         views = [self._transform(value) for value in frames.values()]
-        self._check_one_shape({key: view.shape[1:3] for key, view in zip(frames, views, strict=True)})
+        _check_shapes({key: view.shape[1:3] for key, view in zip(frames, views, strict=True)})
         ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
         patches, grid = self.layout.patches(ordered)
         return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
@@ -60,31 +60,30 @@ class ImageEncoder:
         for key, size in sizes.items():
             if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
                 raise ProcessorError(f"video '{key}'", "a size (height, width) in pixels", describe(size))
-        self._check_one_size(sizes)
+        self._check_resolutions(sizes)
         blank = {key: self._transform(np.zeros((1, *sizes[key], 3), dtype=np.uint8)) for key in self._keys}
-        self._check_one_shape({key: view.shape[1:3] for key, view in blank.items()})
+        _check_shapes({key: view.shape[1:3] for key, view in blank.items()})
         return tuple(self.layout.patches(view)[1] for view in blank.values()) * self._steps
 
-    def _check_one_size(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        if self._one_size and len(set(sizes.values())) > 1:
-            found = ", ".join(f"{key} {height}x{width}" for key, (height, width) in sizes.items())
-            raise ProcessorError(
-                "video",
-                "views of one resolution, which GR00T N1.5 needs",
-                f"{found} (height x width)",
-                "Let the cameras publish one resolution.",
-            )
+    def _check_resolutions(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
+        if self._one_size:
+            expected = "views of one resolution, which GR00T N1.5 needs"
+            _check_equal(sizes, expected, "Let the cameras publish one resolution.")
 
-    def _check_one_shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes."""
-        if len(set(shapes.values())) > 1:
-            found = ", ".join(f"{key} {shape[0]}x{shape[1]}" for key, shape in shapes.items())
-            raise ProcessorError(
-                "video",
-                "views that have one size after resizing and cropping, as in training",
-                f"{found} (height x width)",
-                "Let the cameras publish one aspect ratio, or use a checkpoint trained with letter_box_transform.",
-            )
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes."""
+    _check_equal(
+        shapes,
+        "views that have one size after resizing and cropping, as in training",
+        "Let the cameras publish one aspect ratio, or use a checkpoint trained with letter_box_transform.",
+    )
+
+
+def _check_equal(sizes: Mapping[str, tuple[int, ...]], expected: str, fix: str) -> None:
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{key} {height}x{width}" for key, (height, width) in sizes.items())
+        raise ProcessorError("video", expected, f"{found} (height x width)", fix)
 
 
 def image_encoder(

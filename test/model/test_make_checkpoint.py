@@ -15,7 +15,8 @@ from groot_ros.model.config import ModelConfig
 from groot_ros.model.groot import GrootModel
 from groot_ros.model.make_checkpoint import make_checkpoint, random_tensor
 from groot_ros.model.random_networks import GENERATIONS, default_processor_kwargs, network_config
-from groot_ros.model.tokenizer import EAGLE_TOKENS, SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
+from groot_ros.model.tokenizer import SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
+from groot_ros.processing.generations import EAGLE_TOKEN_IDS
 from groot_ros.processing.tags import EMBODIMENT_IDS
 
 RELEASED = Path(__file__).parent / "released"
@@ -276,7 +277,7 @@ def test_tokenizer_round_trip_and_special_ids(tmp_path, first):
     write_tokenizer(tmp_path, first)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(first, first + len(SPECIAL_TOKENS)))
-    assert tokenizer.convert_tokens_to_ids(list(EAGLE_TOKENS)) == list(range(first + 26, first + 29))
+    assert tokenizer.convert_tokens_to_ids(list(EAGLE_TOKEN_IDS)) == list(range(first + 26, first + 29))
     assert tokenizer.pad_token_id == first and tokenizer.padding_side == "left"
     for text in (PROMPT, "把红色方块放到碗里", "café №5: 50% done\t  ", "a🙂b"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -291,7 +292,7 @@ def test_tokenizer_round_trip_and_special_ids(tmp_path, first):
 def test_special_ids_are_qwens():
     ids = special_ids(151643)
     assert (ids["<|endoftext|>"], ids["<|im_end|>"], ids["<|image_pad|>"]) == (151643, 151645, 151655)
-    assert [ids[token] for token in EAGLE_TOKENS] == [151669, 151670, 151671]
+    assert [ids[token] for token in EAGLE_TOKEN_IDS] == [151669, 151670, 151671]
 
 
 def test_tokenizer_refuses_colliding_ids():

@@ -29,19 +29,18 @@ WAIT_S = 30.0
 INSTRUCTION = "pick up the red cube"
 
 
+def moving(embodiment: Path, checkpoint: Path, **more: object) -> dict[str, Any]:
+    """Parameters of a policy node that moves as soon as it can."""
+    always = {"instruction": INSTRUCTION, "autostart": True, "start_on_activate": True}
+    return {"embodiment": embodiment, "checkpoint": checkpoint, **always, **more}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_running_brakes_and_ends_cleanly(
     robot_yaml: Path, checkpoint: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     embodiment = load_embodiment(robot_yaml)
-    parameters = {
-        "embodiment": robot_yaml,
-        "checkpoint": checkpoint,
-        "dtype": "float32",
-        "instruction": INSTRUCTION,
-        "autostart": True,
-        "start_on_activate": True,
-    }
+    parameters = moving(robot_yaml, checkpoint, dtype="float32")
     with (
         Processes(tmp_path, ros_environment()) as processes,
         RobotDouble(embodiment),
@@ -61,14 +60,7 @@ def test_with_simulated_time_a_stopped_clock_is_refused_and_a_jump_back_is_survi
     robot_yaml: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     embodiment = load_embodiment(robot_yaml)
-    parameters = {
-        "embodiment": robot_yaml,
-        "checkpoint": checkpoint,
-        "instruction": INSTRUCTION,
-        "autostart": True,
-        "start_on_activate": True,
-        "use_sim_time": True,
-    }
+    parameters = moving(robot_yaml, checkpoint, use_sim_time=True)
     begin_ns = time.monotonic_ns()
     with (
         Processes(tmp_path, ros_environment()) as processes,
@@ -256,14 +248,7 @@ def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
 ) -> None:
     path = other_yaml(robot_yaml, tmp_path, "array")
     embodiment = load_embodiment(path)
-    parameters = {
-        "embodiment": path,
-        "checkpoint": checkpoint,
-        "instruction": INSTRUCTION,
-        "autostart": True,
-        "start_on_activate": True,
-        "dry_run": True,
-    }
+    parameters = moving(path, checkpoint, dry_run=True)
     with (
         Processes(tmp_path, ros_environment()) as processes,
         RobotDouble(embodiment),

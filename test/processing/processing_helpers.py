@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from groot_ros.processing.generations import EAGLE_TOKEN_IDS
 from groot_ros.processing.processor import Processor
 
+Arrays = dict[str, np.ndarray]
+SPECIAL_IDS = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, **EAGLE_TOKEN_IDS}
 PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processing_helpers import TableTokenizer, groups, qwen_tokenizer_folder
+from processing_helpers import SPECIAL_IDS, Arrays, TableTokenizer, groups, qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.codecs import SinCos
 from groot_ros.processing.config import ProcessorFiles
-from groot_ros.processing.generations import EAGLE_TOKEN_IDS, N1D5
+from groot_ros.processing.generations import N1D5
 from groot_ros.processing.images import FloatTransform
 from groot_ros.processing.language import PromptEncoder, load_tokenizer
 from groot_ros.processing.modes import mode_codec
 from groot_ros.processing.patches import TileLayout
 from groot_ros.processing.processor import Processor
 
-Arrays = dict[str, np.ndarray]
-SPECIAL_IDS = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, **EAGLE_TOKEN_IDS}
 PATCH = 14
 
 

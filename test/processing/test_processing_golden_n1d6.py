@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processing_helpers import TableTokenizer, groups, qwen_tokenizer_folder
+from processing_helpers import SPECIAL_IDS, Arrays, TableTokenizer, groups, qwen_tokenizer_folder
 from safetensors.numpy import load_file
 
 from groot_ros.processing.config import ProcessorFiles
-from groot_ros.processing.generations import EAGLE_TOKEN_IDS, N1D6
+from groot_ros.processing.generations import N1D6
 from groot_ros.processing.images import EvalTransform, crop_centre, letter_box, scale_shorter_side
 from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer
 from groot_ros.processing.modality import ActionConfig, ActionFormat, ActionRep, ModalityConfig
@@ -23,9 +23,6 @@ from groot_ros.processing.processor import Processor
 from groot_ros.processing.scaling import by_flags
 from groot_ros.processing.state_action import StateActionProcessor
 from groot_ros.processing.statistics import TagStatistics
-
-Arrays = dict[str, np.ndarray]
-SPECIAL_IDS = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, **EAGLE_TOKEN_IDS}
 
 
 @pytest.fixture(scope="module")
