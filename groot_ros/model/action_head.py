@@ -16,6 +16,7 @@ from groot_ros.model.backbone import BackboneOutput
 from groot_ros.model.config import ModelConfig
 from groot_ros.model.dit import DiT, SelfAttentionStack
 from groot_ros.model.embodiment_layers import ActionEncoder, CategoryMLP
+from groot_ros.model.guidance import Guidance, integrate, ramp_strength
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,8 @@ class LossOutput:
 
 
 def velocity_strength(horizon: int, overlap: int, frozen: int, rate: float) -> Tensor:
-    """float32 [horizon]: 0 on frozen steps, an exponential ramp up to `overlap`, then 1.
-
-    With n = overlap - frozen and u = linspace(0, 1, n + 2), the ramp is (1 - e^(-rate u)) / (1 - e^-rate) without
-    its two ends.
-    """
-    strength = torch.ones(horizon)
-    strength[:frozen] = 0.0
-    u = torch.linspace(0.0, 1.0, overlap - frozen + 2)
-    ramp = (1 - torch.exp(-rate * u)) / (1 - torch.exp(torch.tensor(-rate)))
-    strength[frozen:overlap] = ramp[1:-1]
-    return strength
+    """float32 [horizon]; see `ramp_strength`."""
+    return torch.from_numpy(ramp_strength(horizon, frozen, overlap, rate))
 
 
 class ActionHead(nn.Module):
@@ -196,6 +188,7 @@ class ActionHead(nn.Module):
         noise: Tensor | None = None,
         num_steps: int | None = None,
         rtc: RtcOptions | None = None,
+        guidance: Guidance | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Euler integration from noise to actions [B,H,A] in `num_steps` equal steps; see `GrootModel.sample`."""
@@ -203,6 +196,8 @@ class ActionHead(nn.Module):
         steps = config.num_inference_timesteps if num_steps is None else num_steps
         if steps < 1:
             raise ValueError(f"num_steps is {steps}, expected at least 1")
+        if rtc is not None and guidance is not None:
+            raise ValueError("rtc and guidance are two ways to continue the previous chunk: give one of them")
         features, embodiment_id = backbone.features, inputs["embodiment_id"]
         shape = (features.shape[0], config.action_horizon, config.max_action_dim)
         if noise is None:
@@ -214,16 +209,18 @@ class ActionHead(nn.Module):
         strength: Tensor | None = None
         if rtc is not None:
             actions, strength = self._inpaint(actions, rtc)
+        if guidance is not None:
+            guidance = _on(actions, guidance)
         conditioning = self.condition(backbone)
         state_token = self.encode_state(inputs["state"], embodiment_id)
-        for i in range(steps):
+
+        def velocity(current: Tensor, i: int) -> Tensor:
             time = int(i / steps * config.num_timestep_buckets)
             timestep = torch.full(shape[:1], time, device=features.device, dtype=torch.int64)
-            velocity = self.velocity(actions, timestep, state_token, conditioning, embodiment_id)
-            if strength is not None:
-                velocity = velocity * strength
-            actions = actions + velocity / steps
-        return actions
+            return self.velocity(current, timestep, state_token, conditioning, embodiment_id)
+
+        result: Tensor = integrate(velocity, actions, steps, guidance=guidance, strength=strength)
+        return result
 
     def _inpaint(self, actions: Tensor, rtc: RtcOptions) -> tuple[Tensor, Tensor]:
         """Starts `actions` [B,H,A] with the end of the previous chunk; returns it and the velocity strength [H,1]."""
@@ -246,3 +243,19 @@ class ActionHead(nn.Module):
         actions = torch.cat((end, actions[:, rtc.overlap_steps :]), dim=1)
         strength = velocity_strength(horizon, rtc.overlap_steps, rtc.frozen_steps, rtc.ramp_rate)
         return actions, strength[:, None].to(actions)
+
+
+def _on(actions: Tensor, guidance: Guidance) -> Guidance:
+    """`guidance` with its arrays checked against `actions` [B,H,A], and of its device and dtype."""
+    previous, weights = torch.as_tensor(guidance.previous), torch.as_tensor(guidance.weights)
+    batch, horizon, dim = actions.shape
+    for name, tensor, shapes in (
+        ("previous", previous, ((horizon, dim), (batch, horizon, dim))),
+        ("weights", weights, ((horizon,), (horizon, dim))),
+    ):
+        if tuple(tensor.shape) not in shapes:
+            expected = " or ".join(str(shape) for shape in shapes)
+            raise ValueError(f"guidance.{name} has shape {tuple(tensor.shape)}, expected {expected}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"guidance.{name} holds NaN or infinity, expected finite numbers")
+    return Guidance(previous.to(actions), weights.to(actions), guidance.beta)

@@ -13,6 +13,7 @@ from groot_ros.model.backbone import Backbone
 from groot_ros.model.config import ModelConfig
 from groot_ros.model.cosmos import CosmosBackbone
 from groot_ros.model.eagle import EagleBackbone
+from groot_ros.model.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class GrootModel(nn.Module):
         num_steps: int | None = None,
         rtc: RtcOptions | None = None,
         generator: torch.Generator | None = None,
+        guidance: Guidance | None = None,
     ) -> Tensor:
         """Actions, normalised and padded, float32 [B,H,A].
 
@@ -118,13 +120,20 @@ class GrootModel(nn.Module):
             noise: float [B,H,A], where the integration starts; drawn from `generator` when None.
             num_steps: Euler steps; None: the config's `num_inference_timesteps`.
             rtc: in-painting of the previous chunk.
+            guidance: a pull towards the previous chunk, torch or numpy; not together with `rtc`.
 
         Raises:
             ValueError: an input is missing or of the wrong shape; the message names it.
         """
         inputs = self.prepare(inputs, INFERENCE_INPUTS)
         actions = self.action_head.sample(
-            self.backbone(inputs), inputs, noise=noise, num_steps=num_steps, rtc=rtc, generator=generator
+            self.backbone(inputs),
+            inputs,
+            noise=noise,
+            num_steps=num_steps,
+            rtc=rtc,
+            guidance=guidance,
+            generator=generator,
         )
         return actions.float()
 

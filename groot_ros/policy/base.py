@@ -23,6 +23,7 @@ class Chunk:
         instruction: the text the model was given.
         seed: seed of the initial noise.
         timings_s: stage -> seconds (``processing``, ``model``, ``decode``), in order of execution.
+        frozen: how many rows at the start are the prefix's own numbers, put back after decoding; 0 without a prefix.
     """
 
     stamp_ns: int
@@ -31,11 +32,54 @@ class Chunk:
     instruction: str
     seed: int
     timings_s: Mapping[str, float] = field(default_factory=dict)
+    frozen: int = 0
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What will be executed of the chunk before, at the rows of the chunk to come.
+
+    Attributes:
+        actions: every action key of the model -> float64 [H, D], H rows as a chunk has, in physical, absolute units of
+            the model and written as the model writes them (the same sign of a quaternion, the same turn of an angle).
+            Rows from ``length`` on are copies of row ``length - 1``, never zeros, and have no weight.
+        length: rows with a known target, 1..H.
+        frozen: rows that will have been executed before the new chunk can take over, 0..length.
+        native: N1.7's in-painting instead of guidance.
+
+    Raises:
+        ValueError: arrays that are not [H, D] with one H, or counts out of range.
+    """
+
+    actions: Mapping[str, NDArray[np.float64]]
+    length: int
+    frozen: int
+    native: bool = False
+
+    def __post_init__(self) -> None:
+        shapes = {key: np.shape(value) for key, value in self.actions.items()}
+        if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
+            raise ValueError(f"prefix.actions: expected [rows, numbers] per key, the rows of all equal; found {shapes}")
+        if not 1 <= self.length <= self.horizon or not 0 <= self.frozen <= self.length:
+            raise ValueError(
+                f"prefix: expected 1 <= length <= {self.horizon} rows and 0 <= frozen <= length, "
+                f"found length {self.length}, frozen {self.frozen}"
+            )
+
+    @property
+    def horizon(self) -> int:
+        """Rows of every array (H)."""
+        return len(next(iter(self.actions.values())))
 
 
 class Policy(Protocol):
     """A function from an observation to an action chunk. Not thread-safe: one caller at a time."""
 
-    def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
-        """Return the chunk for ``observation``; ``seed`` None draws a fresh one and records it in the chunk."""
+    def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        """Return the chunk for ``observation``.
+
+        Args:
+            seed: of the initial noise; None draws a fresh one and records it in the chunk.
+            prefix: the chunk continues it, and its first ``prefix.frozen`` rows are the prefix's; None: from nothing.
+        """
         ...
