@@ -261,6 +261,10 @@ def _field_problem(kind: str, loc: tuple[str | int, ...], found: Any, ctx: Mappi
         do = f"did you mean {near!r}?" if near else do
     elif kind == "greater_than":
         expected = f"a number greater than {ctx['gt']:g}"
+    elif kind == "greater_than_equal":
+        expected = f"a number that is not below {ctx['ge']:g}"
+    elif kind == "less_than_equal":
+        expected = f"a number that is not above {ctx['le']:g}"
     elif kind == "too_short":
         expected = f"at least {ctx['min_length']} entry"
     elif kind == "string_pattern_mismatch" and loc[-1] == "topic":

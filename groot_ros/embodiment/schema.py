@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from groot_ros.embodiment import rules
+from groot_ros.embodiment.control_schema import Control, GateRules, Interpolation, Rest
 from groot_ros.embodiment.problems import RuleError
+from groot_ros.embodiment.strict import FiniteFloat, PositiveFloat, PositiveInt, Strict
 
 if TYPE_CHECKING:
     from groot_ros.embodiment.yaml_lines import YamlFile
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1)]
 Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
 Unit = Literal[
@@ -45,6 +44,7 @@ EulerReading = Literal["xyz_as_XYZ"]
 Rotation = Literal["rotation_6d", "quaternion", "euler_angles_rpy", "axis_angle"]
 Names = Annotated[list[Name], Field(min_length=1)]
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
+PositiveNumbers = Annotated[list[PositiveFloat], Field(min_length=1)]
 Qos = Annotated[
     Literal["sensor_data", "reliable"],
     Field(description="Quality of service of the subscription: best effort (sensor_data) or reliable."),
@@ -57,12 +57,6 @@ STATE_TYPES = (
     "geometry_msgs/msg/WrenchStamped",
     "nav_msgs/msg/Odometry",
 )
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors, and "1" is no number: a misspelt limit must not be a missing limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Camera(Strict):
@@ -199,6 +193,16 @@ class Bounds(Strict):
 
     lower: Numbers = Field(description="Lowest value per field (ROS units).")
     upper: Numbers = Field(description="Highest value per field (ROS units).")
+    velocity: PositiveNumbers | None = Field(
+        default=None,
+        description="Highest change per field (ROS units per s; each field of an orientation: of the turn, rad/s). "
+        "Needed to command a field that is not interpolation: step.",
+    )
+    acceleration: PositiveNumbers | None = Field(
+        default=None,
+        description="Highest change of the velocity per field (ROS units per s^2; orientation: rad/s^2); not limited "
+        "when left out.",
+    )
 
 
 class Representation(Strict):
@@ -237,6 +241,16 @@ class ActionKey(VectorKey):
         default=None,
         description="How the checkpoint sees the key. Left out: N1.6 and N1.7 take several joints RELATIVE to the "
         "state key of the same name and joints, all else is ABSOLUTE.",
+    )
+    interpolation: Interpolation | None = Field(
+        default=None,
+        description="What is commanded between the steps of a chunk: a curve (cubic), straight lines (linear), or each "
+        "value as it is (step). Left out: step for normalization binary, else cubic.",
+    )
+    at_rest: Rest | None = Field(
+        default=None,
+        description="What a stop commands: the value it has come to (hold), or 0, for a speed. Left out: zero on "
+        "outputs of type Twist or TwistStamped and for units rad/s and m/s, else hold.",
     )
 
     @property
@@ -331,6 +345,8 @@ class Embodiment(Strict):
     limits: dict[Name, JointLimit] = Field(default_factory=dict, description="Bounds by joint name.")
     outputs: Annotated[dict[Name, Output], Field(min_length=1)] = Field(description="Command topics by name.")
     sync: Sync = Field(default_factory=Sync, description="Agreement of the streams' stamps.")
+    control: Control = Field(default_factory=Control, description="Pace of the commands, and how chunks follow.")
+    gate: GateRules = Field(default_factory=GateRules, description="What happens outside the limits.")
     generation: Generation | None = Field(
         default=None,
         description="Model generation that this is for; None: a file without generations holds for all. Set by "

@@ -10,6 +10,8 @@ GENERATIONS = ("n1d5", "n1d6", "n1d7")
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 FLOAT_ARRAY = "std_msgs/msg/Float64MultiArray"
+POSE_STAMPED = "geometry_msgs/msg/PoseStamped"
+TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 
 # Encodings that have one meaning as 8-bit RGB. uyvy and yuyv are the newer names of yuv422 and yuv422_yuy2.
 IMAGE_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "uyvy", "yuv422_yuy2", "yuyv")
@@ -60,6 +62,7 @@ UNITS_OF_FIELD: dict[str, tuple[str, ...]] = {
     "velocity": ("rad/s", "m/s", "unitless"),
     "effort": ("Nm", "N", "unitless"),
 }
+SPEED_UNITS = ("rad/s", "m/s")
 # Shares of a range: -> (value at the lower end, value at the upper end).
 SPAN_UNITS: dict[str, tuple[float, float]] = {
     "percent": (0.0, 100.0),
@@ -82,6 +85,12 @@ def orientation_leaf(path: str) -> str | None:
     """What ``path`` takes from the orientation of a pose (``orientation.x``, ``roll``, ``rot6d.0``); None: nothing."""
     match = _ROTATION_LEAF.search(path)
     return match.group() if match else None
+
+
+def pose_part(path: str) -> str | None:
+    """``path`` of a pose without the message around it (``position.x``, ``roll``); None: it is not in a pose."""
+    match = re.fullmatch(r"(?:pose\.)?pose\.(.+)", path)
+    return match.group(1) if match and match.group(1) in _POSE else None
 
 
 def rotation_type(paths: list[str]) -> str | None:

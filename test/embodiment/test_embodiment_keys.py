@@ -222,7 +222,8 @@ CASES = {
         "bounds: {lower: [-1], upper",
         "bounds: {lower: [-1], uper",
         "mode: {fields",
-        "action.mode.bounds.uper: expected one of lower, upper, found unknown key 'uper', did you mean 'upper'?",
+        "action.mode.bounds.uper: expected one of acceleration, lower, upper, velocity, found unknown key 'uper', "
+        "did you mean 'upper'?",
     ),
     "field of another message": (
         "[linear.x, angular.z]",
