@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from groot_ros.embodiment.schema import Embodiment
 from groot_ros.model.config import read_json_object
 from groot_ros.observation.types import Observation
 from groot_ros.policy.agreement import check_processor_and_network
-from groot_ros.policy.base import Chunk
+from groot_ros.policy.base import Chunk, Prefix
+from groot_ros.policy.prefix import guidance_of, native_options, restore
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
+NATIVE_GENERATION = "n1d7"
 
 
 class LocalPolicy:
@@ -105,12 +107,22 @@ class LocalPolicy:
             place = f"{where(self._embodiment, path)}: {dotted(self._embodiment, path)}"
             raise EmbodimentError([f"{place}: {error}"]) from error
 
-    def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
-        """Return the chunk for ``observation``; the same seed, observation and device give the same numbers."""
+    def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        """Return the chunk for ``observation``; the same seed, observation, prefix and device give the same numbers.
+
+        Args:
+            seed: of the initial noise; None draws a fresh one and records it in the chunk.
+            prefix: the chunk continues it; see ``Prefix``.
+
+        Raises:
+            ProcessorError: an observation or prefix that the checkpoint's processor refuses.
+            ValueError: a native prefix for another generation than N1.7.
+        """
         import torch
 
         seed = secrets.randbits(31) if seed is None else seed
         begin = time.perf_counter()
+        continuation = self._continuation(prefix, observation)
         with self._tokenizing:
             sample = self.processor.encode(observation.video, observation.state, observation.instruction)
         inputs = {name: tensor.to(self.device) for name, tensor in self.processor.collate([sample]).items()}
@@ -119,7 +131,9 @@ class LocalPolicy:
             generator = torch.Generator("cpu").manual_seed(seed)
             config = self.model.config
             noise = torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
-            normalized = self.model.sample(inputs, noise=noise.to(self.device, self.dtype), num_steps=self._num_steps)
+            normalized = self.model.sample(
+                inputs, noise=noise.to(self.device, self.dtype), num_steps=self._num_steps, **continuation
+            )
             normalized = normalized.float().cpu()
         sampled = time.perf_counter()
         state = {key: value[None] for key, value in observation.state.items()}
@@ -127,7 +141,7 @@ class LocalPolicy:
         return Chunk(
             stamp_ns=observation.stamp_ns,
             dt_s=self._embodiment.dt_s,
-            actions=actions,
+            actions=actions if prefix is None else restore(actions, prefix),
             instruction=observation.instruction,
             seed=seed,
             timings_s={
@@ -135,7 +149,23 @@ class LocalPolicy:
                 "model": sampled - encoded,
                 "decode": time.perf_counter() - sampled,
             },
+            frozen=0 if prefix is None else prefix.frozen,
         )
+
+    def _continuation(self, prefix: Prefix | None, observation: Observation) -> dict[str, Any]:
+        """The arguments of ``GrootModel.sample`` that make the chunk continue ``prefix``, seen from the new state."""
+        if prefix is None:
+            return {}
+        config = self.model.config
+        if prefix.native and config.generation != NATIVE_GENERATION:
+            raise ValueError(
+                f"prefix.native: expected a checkpoint of {NATIVE_GENERATION}, whose network knows in-painting, found "
+                f"{config.generation}; use guidance (control.chunking: guided)"
+            )
+        rows = self.processor.encode_action(prefix.actions, observation.state)
+        if prefix.native:
+            return {"rtc": native_options(rows, prefix, config.max_action_dim)}
+        return {"guidance": guidance_of(rows, prefix, config.action_horizon, config.max_action_dim)}
 
     def warm_up(self, runs: int = WARM_UP_RUNS) -> float:
         """Run on an invented observation, whose chunk is thrown away; return the seconds of the last run."""

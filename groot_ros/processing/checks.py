@@ -60,6 +60,16 @@ def checked_numbers(where: str, value: Any, shape: tuple[int | None, ...]) -> ND
     return numbers
 
 
+def checked_groups(modality: str, given: Any, dims: Mapping[str, int], steps: int) -> dict[str, NDArray[np.float32]]:
+    """Finite numbers [steps, D] per key of `dims`, in its order, as float32.
+
+    Raises:
+        ProcessorError: missing or unknown keys, or see `checked_numbers`.
+    """
+    check_keys(modality, given, dims)
+    return {key: checked_numbers(f"{modality} '{key}'", given[key], (steps, dim)) for key, dim in dims.items()}
+
+
 def checked_frames(where: str, value: Any, steps: int) -> NDArray[np.uint8]:
     """RGB frames uint8 [steps, H, W, 3], C-contiguous.
 

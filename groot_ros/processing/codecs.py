@@ -28,8 +28,12 @@ class Codec(Protocol):
     @property
     def neutral(self) -> tuple[float, ...] | None: ...
 
-    def encode(self, value: Floats) -> Floats:
-        """Physical [..., T, D] -> normalised [..., T, width], same dtype."""
+    def encode(self, value: Floats, *, limit: bool = True) -> Floats:
+        """Physical [..., T, D] -> normalised [..., T, width], same dtype.
+
+        Args:
+            limit: whether values outside [-1, 1] are limited to it where the model's training did so.
+        """
 
     def decode(self, value: Floats) -> Floats:
         """Normalised [..., T, width] -> physical [..., T, D]."""
@@ -45,8 +49,8 @@ class Scaled:
     invertible: ClassVar[bool] = True
     neutral: ClassVar[tuple[float, ...] | None] = None
 
-    def encode(self, value: Floats) -> Floats:
-        return self.normalizer.normalize(value, self.limit)
+    def encode(self, value: Floats, *, limit: bool = True) -> Floats:
+        return self.normalizer.normalize(value, self.limit and limit)
 
     def decode(self, value: Floats) -> Floats:
         return self.normalizer.unnormalize(value)
@@ -64,7 +68,7 @@ class SinCos:
     def width(self) -> int:
         return 2 * self.angles
 
-    def encode(self, value: Floats) -> Floats:
+    def encode(self, value: Floats, *, limit: bool = True) -> Floats:
         return np.concatenate([np.sin(value), np.cos(value)], axis=-1)
 
     def decode(self, value: Floats) -> Floats:

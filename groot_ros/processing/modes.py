@@ -62,8 +62,8 @@ class Mode:
     def invertible(self) -> bool:
         return self.name != "scale"
 
-    def encode(self, value: Floats) -> Floats:
-        """Physical -> normalised, same shape and dtype."""
+    def encode(self, value: Floats, *, limit: bool = True) -> Floats:
+        """Physical -> normalised, same shape and dtype; without `limit`, q99 does not limit either."""
         first, second = self._statistics(value)
         zero, one = value.dtype.type(0), value.dtype.type(1)
         if self.name == "none":
@@ -77,7 +77,10 @@ class Mode:
             return np.where(largest != 0, value / np.where(largest != 0, largest, one), zero)
         differ = first != second
         unit = 2 * ((value - first) / np.where(differ, second - first, one)) - 1
-        return np.clip(np.where(differ, unit, value), -1, 1) if self.name == "q99" else np.where(differ, unit, zero)
+        if self.name == "q99":
+            passed = np.where(differ, unit, value)
+            return np.clip(passed, -1, 1) if limit else passed
+        return np.where(differ, unit, zero)
 
     def decode(self, value: Floats) -> Floats:
         """Normalised -> physical, same shape and dtype."""
@@ -157,9 +160,9 @@ class Turned:
     def neutral(self) -> tuple[float, ...] | None:
         return ROTATIONS[self.source].identity
 
-    def encode(self, value: Floats) -> Floats:
+    def encode(self, value: Floats, *, limit: bool = True) -> Floats:
         turned = from_matrix(to_matrix(value, self.source), self.target)
-        return self.scale.encode(turned.astype(value.dtype))
+        return self.scale.encode(turned.astype(value.dtype), limit=limit)
 
     def decode(self, value: Floats) -> Floats:
         return from_matrix(to_matrix(self.scale.decode(value), self.target), self.source).astype(value.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from groot_ros.processing.checks import check_keys, checked_numbers
+from groot_ros.processing.checks import checked_groups, checked_numbers
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe, listing
 from groot_ros.processing.images import Frames
@@ -233,7 +233,7 @@ class Processor:
             ProcessorError: a missing or unknown key, a wrong type or shape, NaN or infinity, a rotation that is none,
                 an empty instruction, or views of different sizes where one is needed.
         """
-        physical = self._checked_state(state)
+        physical = checked_groups("state", state, self.state_dims, len(self.modality["state"].delta_indices))
         sample: Sample = {"embodiment_id": np.asarray(self.embodiment_id, dtype=np.int64)}
         sample["state"], state_mask = self._state_rows(physical)
         if self._files.generation.bool_masks:
@@ -301,8 +301,7 @@ class Processor:
         """
         chunk = checked_numbers("model output", normalized, (None, None, None))
         batch, steps, found = chunk.shape
-        widths = self._groups.action_widths
-        needed = sum(widths.values())
+        needed = sum(self._groups.action_widths.values())
         if steps < self.action_horizon or found < needed:
             raise ProcessorError(
                 "model output",
@@ -310,20 +309,35 @@ class Processor:
                 f"{steps} steps of {found}",
                 "The checkpoint's config.json and processor_config.json do not belong together.",
             )
-        references = {
-            key: checked_numbers(f"state '{key}'", _required(state, key), (batch, None, self.state_dims[key]))
-            for key in self._groups.reference_keys()
-        }
-        groups: dict[str, NDArray[np.floating[Any]]] = {}
-        start = 0
-        for key, width in widths.items():
-            groups[key] = chunk[:, : self.action_horizon, start : start + width]
-            start += width
-        physical = self._groups.unapply_action(groups, references)
+        physical = self._groups.decode_rows(chunk, self._references(state, (batch,)))
         return {
             key: checked_numbers(f"decoded action '{key}'", value, (None, None, None))
             for key, value in physical.items()
         }
+
+    def encode_action(self, action: Groups, state: Groups) -> NDArray[np.float32]:
+        """A chunk in physical, absolute units -> rows as the model would have given them; the inverse of `decode`.
+
+        Relative groups are referred to `state`, which may be another than the chunk was computed from. Not limited to
+        [-1, 1]: a target outside the range around a new state stays the target that it is.
+
+        Args:
+            action: group -> float32 or float64 [action horizon, D].
+            state: physical state groups [T, D]; only those that relative action groups refer to are needed. The last
+                row counts.
+
+        Returns:
+            float32 [action horizon, sum of the action widths].
+
+        Raises:
+            ProcessorError: a missing or unknown key, a wrong shape, NaN or infinity, or a rotation that is none.
+        """
+        checked_groups("action", action, self.action_dims, self.action_horizon)
+        exact = {key: np.asarray(value, dtype=np.float64) for key, value in action.items()}
+        rows = self._groups.encode_rows(exact, self._references(state, ()))
+        if not np.isfinite(rows).all():
+            raise ProcessorError("action", "poses with a valid rotation", "a rotation that cannot be encoded")
+        return rows
 
     def save(self, directory: str | Path) -> None:
         """Writes the processor's files in NVIDIA's layout.
@@ -357,11 +371,11 @@ class Processor:
                     f"{self._files.where}.{name}", f"at least {used} for '{self.embodiment_tag}'", str(limit)
                 )
 
-    def _checked_state(self, state: Groups) -> dict[str, NDArray[np.float32]]:
-        steps = len(self.modality["state"].delta_indices)
-        check_keys("state", state, self.state_dims)
+    def _references(self, state: Groups, batch: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
+        """The state groups [*batch, T, D] that relative action groups refer to."""
         return {
-            key: checked_numbers(f"state '{key}'", state[key], (steps, dim)) for key, dim in self.state_dims.items()
+            key: checked_numbers(f"state '{key}'", _required(state, key), (*batch, None, self.state_dims[key]))
+            for key in self._groups.reference_keys()
         }
 
     def _state_rows(self, physical: Groups) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -375,11 +389,7 @@ class Processor:
         return _padded(values[:, : self.max_state_dim], (steps, self.max_state_dim))
 
     def _action_rows(self, action: Groups, physical_state: Groups) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        check_keys("action", action, self.action_dims)
-        checked = {
-            key: checked_numbers(f"action '{key}'", action[key], (self.action_horizon, dim))
-            for key, dim in self.action_dims.items()
-        }
+        checked = checked_groups("action", action, self.action_dims, self.action_horizon)
         values = np.concatenate(list(self._groups.apply_action(checked, physical_state).values()), axis=-1)
         if not np.isfinite(values).all():
             raise ProcessorError("action", "poses with a valid rotation", "a rotation that cannot be decoded")

@@ -100,12 +100,15 @@ class StateActionProcessor:
         """Normalised -> physical state groups, leaving out those without a way back, such as [sin, cos]."""
         return {key: codec.decode(normalized[key]) for key, codec in self._state_codecs.items() if codec.invertible}
 
-    def apply_action(self, action: Mapping[str, Floats], state: Mapping[str, Floats]) -> dict[str, Floats]:
+    def apply_action(
+        self, action: Mapping[str, Floats], state: Mapping[str, Floats], *, limit: bool = True
+    ) -> dict[str, Floats]:
         """Physical absolute -> normalised action groups.
 
         Args:
             action: [..., H, D] per group.
             state: [..., T, D] physical state groups; the last row is the reference of relative groups.
+            limit: whether values outside [-1, 1] are limited to it where the model's training did so.
 
         Returns:
             [..., H, width] per group: float64 for relative groups (NVIDIA's pose code works so), else the input's
@@ -114,7 +117,7 @@ class StateActionProcessor:
         result: dict[str, Floats] = {}
         for key, codec in self._action_codecs.items():
             value = self._to_relative(key, action[key], state) if self._is_relative(key) else action[key]
-            result[key] = codec.encode(value)
+            result[key] = codec.encode(value, limit=limit)
         return result
 
     def unapply_action(self, normalized: Mapping[str, Floats], state: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -124,6 +127,32 @@ class StateActionProcessor:
             value = codec.decode(normalized[key])
             result[key] = self._to_absolute(key, value, state) if self._is_relative(key) else value
         return result
+
+    def encode_rows(self, action: Mapping[str, Floats], state: Mapping[str, Floats]) -> NDArray[np.float32]:
+        """Physical absolute actions -> rows as the model has them, the groups side by side.
+
+        Never limited to [-1, 1]: where a target lies outside the range around a new state, it is still that target.
+
+        Args:
+            action: [..., H, D] per group, H the horizon: relative groups have one scale per step.
+            state: as for `apply_action`; only `reference_keys` are needed.
+
+        Returns:
+            float32 [..., H, sum of `action_widths`]; NaN where a rotation is none.
+        """
+        return np.concatenate(list(self.apply_action(action, state, limit=False).values()), axis=-1).astype(np.float32)
+
+    def decode_rows(self, rows: Floats, state: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The inverse of `encode_rows`: [..., H or more, width or more] -> physical absolute groups [..., H, D].
+
+        What lies outside the normalised range comes back limited to it, as far as the codecs limit.
+        """
+        groups: dict[str, Floats] = {}
+        start = 0
+        for key, width in self.action_widths.items():
+            groups[key] = rows[..., : self.horizon, start : start + width]
+            start += width
+        return self.unapply_action(groups, state)
 
     def _config(self, key: str) -> ActionConfig:
         return self.action.action_config(key)
