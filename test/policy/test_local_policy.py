@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from groot_ros.embodiment.vocabulary import GENERATIONS
 from groot_ros.model.config import ConfigError
 from groot_ros.observation.types import Observation
 from groot_ros.policy.agreement import DisagreementError
+from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.generation import checkpoint_generation, embodiment_for
 from groot_ros.policy.local import LocalPolicy
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
@@ -88,6 +90,70 @@ def test_the_generation_is_read_and_the_same_seed_gives_the_same_chunk(
     for key, values in first.actions.items():
         np.testing.assert_array_equal(values, again.actions[key])
     assert any((values != other.actions[key]).any() for key, values in first.actions.items())
+
+
+def rest_of(chunk: Chunk, executed: int, frozen: int, *, native: bool = False) -> Prefix:
+    """The prefix when ``executed`` rows of a chunk are behind the robot."""
+    rows = {key: value[executed:].astype(np.float64) for key, value in chunk.actions.items()}
+    length = len(next(iter(rows.values())))
+    held = {key: np.concatenate([value, np.repeat(value[-1:], executed, axis=0)]) for key, value in rows.items()}
+    return Prefix(held, length, frozen, native)
+
+
+def moved(observation: Observation, by: float) -> Observation:
+    """The robot has gone on since."""
+    state = {key: (value + by).astype(np.float32) for key, value in observation.state.items()}
+    return replace(observation, state=state)
+
+
+@pytest.mark.parametrize(("generation", "native"), [*((name, False) for name in GENERATIONS), ("n1d7", True)])
+def test_a_chunk_continues_the_one_before_seen_from_a_new_state(
+    checkpoints: Checkpoints, robot_yaml: Path, generation: str, native: bool
+) -> None:
+    """Joints are absolute in N1.5's checkpoint and relative in the others."""
+    policy = LocalPolicy(checkpoints[generation], embodiment_for(robot_yaml, checkpoints[generation]), device="cpu")
+    assert bool(policy.processor.modality["action"].action_config("single_arm").rep.name == "RELATIVE") is (
+        generation != "n1d5"
+    )
+    first = look(policy, robot_yaml)
+    old = policy.act(first, seed=1)
+    prefix = rest_of(old, executed=4, frozen=3, native=native)
+    later = moved(first, 0.01)
+    free, led, again = (policy.act(later, seed=2, prefix=p) for p in (None, prefix, prefix))
+    assert (free.frozen, led.frozen) == (0, 3)
+    distances = {}
+    for name, chunk in (("free", free), ("led", led)):
+        errors = [np.abs(chunk.actions[key] - prefix.actions[key])[3:12].mean(axis=0) for key in prefix.actions]
+        distances[name] = np.concatenate(errors)
+    assert (distances["led"] < distances["free"]).all()
+    for key, values in led.actions.items():
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values[:3], prefix.actions[key][:3].astype(np.float32))
+        np.testing.assert_array_equal(values, again.actions[key])
+        assert (values[3:] != free.actions[key][3:]).any()
+
+
+@pytest.mark.parametrize("generation", ["n1d5", "n1d6"])
+def test_in_painting_is_refused_where_no_network_knows_it(
+    checkpoints: Checkpoints, robot_yaml: Path, generation: str
+) -> None:
+    policy = LocalPolicy(checkpoints[generation], embodiment_for(robot_yaml, checkpoints[generation]), device="cpu")
+    seen = look(policy, robot_yaml)
+    prefix = rest_of(policy.act(seen, seed=1), executed=4, frozen=2, native=True)
+    with pytest.raises(ValueError, match=rf"prefix.native: expected a checkpoint of n1d7, .* found {generation}"):
+        policy.act(seen, seed=2, prefix=prefix)
+
+
+def test_a_prefix_of_another_horizon_or_with_nan_is_refused(checkpoints: Checkpoints, robot_yaml: Path) -> None:
+    policy = LocalPolicy(checkpoints["n1d7"], embodiment_for(robot_yaml, checkpoints["n1d7"]), device="cpu")
+    seen = look(policy, robot_yaml)
+    whole = rest_of(policy.act(seen, seed=1), executed=4, frozen=2)
+    short = Prefix({key: value[:12] for key, value in whole.actions.items()}, 12, 2)
+    with pytest.raises(ProcessorError, match=r"action 'single_arm': .*\[16, 5\].*\[12, 5\]"):
+        policy.act(seen, prefix=short)
+    whole.actions["gripper"][13] = np.nan  # behind the known rows, but it would spread
+    with pytest.raises(ProcessorError, match=r"action 'gripper': .*nan at index \[13, 0\]"):
+        policy.act(seen, prefix=whole)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
