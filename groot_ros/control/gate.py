@@ -1,88 +1,119 @@
-"""The last look at a plan before it becomes a command: finite, inside the joint limits, no faster than allowed."""
+"""The last look before a chunk becomes a command, and what the robot's YAML says about each finding: clamp or stop."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.control.plan import JointPlan, point_velocities
-from groot_ros.embodiment.schema import JointLimit
+from groot_ros.control.layout import Layout
+from groot_ros.control.limiter import Limited, Motion, brake, follow
+from groot_ros.control.space import Array
+
+_SLACK = 1e-6  # of a limit: rounding of float32 rows is no violation
 
 
 class GateViolation(ValueError):
-    """A plan that no clamping makes safe; nothing of it may be sent."""
-
-
-@dataclass(frozen=True)
-class Gated:
-    """The plan that may be sent and how often each rule had to change it.
-
-    Attributes:
-        plan: same joints and due times as the plan that came in.
-        clamped: ``"<joint>.position"`` or ``"<joint>.velocity"`` -> number of points changed.
-    """
-
-    plan: JointPlan
-    clamped: Mapping[str, int]
+    """A chunk that must not be executed; the robot is stopped. The message names rule, joint or number, and point."""
 
 
 class Gate:
-    """Clamps a plan to the limits of the embodiment YAML.
+    """Checks chunks and bounds motion by the robot's limits and ``gate`` rules.
 
     Args:
-        limits: joint -> bounds (rad, rad/s).
+        layout: the robot's commands.
+        period_s: time between control ticks (s).
     """
 
-    def __init__(self, limits: Mapping[str, JointLimit]) -> None:
-        self._limits = limits
+    def __init__(self, layout: Layout, period_s: float) -> None:
+        self._layout = layout
+        self._rules = layout.embodiment.gate
+        self._period_s = period_s
 
-    def apply(self, plan: JointPlan, start: NDArray[np.float64], start_ns: int) -> Gated:
-        """Return ``plan`` inside the limits when the robot is asked to be at ``start`` [J] (rad) at ``start_ns``.
-
-        Positions are clamped first, then each point is held within velocity * time of the point before it, beginning
-        at ``start``; so a chunk that begins far from the robot becomes a ramp and not a jump. A robot that stands
-        outside its bounds is led back in at that speed, over points that are outside too.
+    def check_chunk(self, actions: Mapping[str, NDArray[np.floating]]) -> Array:
+        """What the chunk commands, [H, C] in ROS units.
 
         Raises:
-            GateViolation: a value is NaN or infinite (joint and point named), or the plan is empty.
+            GateViolation: NaN or infinity in any key, commanded or not; an orientation out of its bounds; with
+                ``gate.position``, ``velocity`` or ``acceleration: stop`` a target outside its limits, or steps from
+                target to target above them.
+            ValueError: a key is missing or has another shape.
         """
-        if len(plan) == 0:
-            raise GateViolation("the plan has no point left to send")
-        bad = np.argwhere(~np.isfinite(plan.positions))
+        for key, rows in actions.items():
+            bad = np.argwhere(~np.isfinite(rows))
+            if len(bad):
+                point, column = (int(index) for index in bad[0])
+                spec = self._layout.embodiment.action.get(key)
+                name = spec.names[column] if spec is not None and column < len(spec.names) else column
+                raise GateViolation(
+                    f"{key}: '{name}' is {rows[point, column]} at point {point} of the chunk; the model's output is "
+                    "broken (checkpoint, dtype or statistics)"
+                )
+        values = self._layout.values(actions)
+        outside = self._layout.out_of_bounds(actions)
+        if outside is not None:
+            raise GateViolation(outside)
+        if self._rules.position == "stop":
+            self._check_positions(values)
+        self._check_rates(values)
+        return values
+
+    def check_start(self, start: Array, target: Array) -> None:
+        """Compare where the robot is with the first target after a start, [C] each.
+
+        Raises:
+            GateViolation: with ``gate.start_jump: stop``, further away than ``start_jump_share`` of the range.
+        """
+        if self._rules.start_jump != "stop":
+            return
+        space, share = self._layout.space, self._rules.start_jump_share
+        way = space.minus(target, start)
+        # The range of an orientation is half a turn; speeds start from 0 and have the acceleration limit.
+        width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
+        far = np.flatnonzero((np.abs(way) > share * width) & ~space.rests_at_zero)
+        if len(far):
+            worst = int(far[np.argmax(np.abs(way[far]) / width[far])])
+            raise GateViolation(
+                f"start_jump: the first target of {space.names[worst]} is {abs(way[worst]):.3g} away from where it is, "
+                f"more than {share:g} of its range ({share * width[worst]:.3g}): check unit, sign and offset of its "
+                "key, the order of the joints and the cameras; if the motion is meant, set gate.start_jump: clamp"
+            )
+
+    def shape(self, start: Motion, targets: Array, velocities: Array) -> Limited:
+        """The motion [T] that follows ``targets`` [T, C] with ``velocities`` [T, V] from ``start`` in all limits."""
+        return follow(self._layout.space, start, targets, velocities, self._period_s)
+
+    def brake(self, start: Motion) -> Limited:
+        """The shortest way to rest from ``start`` [T >= 1] in all limits; the last row is at rest."""
+        return brake(self._layout.space, start, self._period_s)
+
+    def _check_rates(self, values: Array) -> None:
+        """Differences of the rows, which are one model step apart, against the limits whose rule is ``stop``."""
+        space, step_s = self._layout.space, self._layout.embodiment.dt_s
+        rates = space.minus(values[1:], values[:-1]) / step_s
+        checks = [
+            ("velocity", rates, space.velocity),
+            ("acceleration", np.diff(rates, axis=0) / step_s, space.acceleration),
+        ]
+        for rule, found, limit in checks:
+            bad = np.argwhere(np.abs(found) > limit * (1.0 + _SLACK))
+            if len(bad) and getattr(self._rules, rule) == "stop":
+                point, column = (int(index) for index in bad[0])
+                raise GateViolation(
+                    f"{rule}: {space.names[column]} moves with {abs(found[point, column]):.4g} at point {point} of the "
+                    f"chunk, more than {limit[column]:g}; gate.{rule} is stop"
+                )
+
+    def _check_positions(self, values: Array) -> None:
+        space = self._layout.space
+        columns, tangents = space.lines
+        low, high = space.lower[tangents], space.upper[tangents]
+        slack = _SLACK * np.where(np.isfinite(high - low), high - low, 1.0)
+        bad = np.argwhere((values[:, columns] < low - slack) | (values[:, columns] > high + slack))
         if len(bad):
             point, column = (int(index) for index in bad[0])
             raise GateViolation(
-                f"joint '{plan.joints[column]}' is {plan.positions[point, column]} at point {point} of the chunk; "
-                "the model's output is broken (checkpoint, dtype or statistics)"
+                f"position: {space.names[tangents[column]]} is {values[point, columns[column]]:.4g} at point {point} "
+                f"of the chunk, outside {low[column]:g} .. {high[column]:g}; gate.position is stop"
             )
-        if not np.all(np.isfinite(start)):
-            raise GateViolation(f"the start position {start.tolist()} is not finite")
-        bounds = [self._limits[joint] for joint in plan.joints]
-        lower = np.array([bound.lower for bound in bounds])
-        upper = np.array([bound.upper for bound in bounds])
-        speed = np.array([bound.velocity for bound in bounds])
-
-        counts: Counter[str] = Counter()
-        inside = np.clip(plan.positions, lower, upper)
-        _count(counts, plan.joints, inside != plan.positions, "position")
-
-        slowed = inside.copy()
-        previous = start
-        steps_s = np.maximum(np.diff(plan.due_ns, prepend=start_ns), 0) * 1e-9
-        for index, reach in enumerate(steps_s[:, None] * speed):
-            slowed[index] = previous = np.minimum(np.maximum(inside[index], previous - reach), previous + reach)
-        _count(counts, plan.joints, slowed != inside, "velocity")
-
-        dt_s = float(plan.due_ns[-1] - plan.due_ns[0]) * 1e-9 / (len(plan) - 1) if len(plan) > 1 else 1.0
-        velocities = np.clip(point_velocities(slowed, dt_s), -speed, speed)
-        return Gated(replace(plan, positions=slowed, velocities=velocities), dict(counts))
-
-
-def _count(counts: Counter[str], joints: tuple[str, ...], changed: NDArray[np.bool_], rule: str) -> None:
-    for joint, number in zip(joints, changed.sum(axis=0), strict=True):
-        if number:
-            counts[f"{joint}.{rule}"] += int(number)

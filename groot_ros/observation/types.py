@@ -30,6 +30,7 @@ class Reason(enum.Enum):
     FROZEN_CAMERA = "frozen_camera"
     EMPTY_INSTRUCTION = "empty_instruction"
     CLOCK_STOPPED = "clock_stopped"
+    OUT_OF_TRAINING_RANGE = "out_of_training_range"
 
 
 @dataclass(frozen=True)

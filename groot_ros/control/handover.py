@@ -1,0 +1,71 @@
+"""Where one chunk takes over from another, and how far apart the two are there before anything smooths it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.control.space import Array, Space
+from groot_ros.control.track import Track
+
+
+@dataclass(frozen=True)
+class Handover:
+    """The seam between what was planned and a new chunk.
+
+    Attributes:
+        tick: first tick that follows something new.
+        begin_ns: until then the new chunk is the old one's: its frozen rows, or what has been commanded.
+        end_ns: as long as that the old chunk has targets.
+        gap: float64 [V], new minus old at the first row that is new, before fade and gate.
+        overlap: whether the old chunk has a target there; without one the gap is that to a robot coming to rest.
+        cosine: between the old and the new velocity there, limits as units; NaN where one of the two stands still.
+    """
+
+    tick: int
+    begin_ns: int
+    end_ns: int
+    gap: Array
+    overlap: bool
+    cosine: float
+
+
+def handover(space: Space, old: Track, due_ns: NDArray[np.int64], values: Array, tick: int, frozen: int) -> Handover:
+    """The seam for a chunk with rows ``values`` [H, C] due at ``due_ns`` [H], executed from the tick after ``tick`` on.
+
+    Args:
+        frozen: rows that are the old chunk's, restored.
+    """
+    now_ns = tick * old.period_ns
+    ahead = int(np.searchsorted(due_ns, now_ns, side="right"))
+    row = min(max(ahead, frozen), len(due_ns) - 1)
+    begin_ns = max(now_ns, int(due_ns[frozen - 1]) if frozen else now_ns)
+    end_ns = old.planned_end * old.period_ns
+    there = old.sample(due_ns[row : row + 1])[0]
+    after = min(row + 1, len(due_ns) - 1)
+    before = max(after - 1, 0)
+    step_s = max(float(due_ns[after] - due_ns[before]) * 1e-9, 1e-9)
+    new_velocity = space.minus(values[after], values[before]) / step_s
+    old_velocity = old.motion(int(due_ns[row]) // old.period_ns).velocity
+    return Handover(
+        tick=begin_ns // old.period_ns + 1,
+        begin_ns=begin_ns,
+        end_ns=end_ns,
+        gap=space.minus(values[row], there),
+        overlap=int(due_ns[row]) <= end_ns,
+        cosine=_cosine(space, old_velocity, new_velocity),
+    )
+
+
+def smooth_columns(space: Space) -> NDArray[np.bool_]:
+    """Tangent columns [V] whose motion is a curve; jumps of the others are meant."""
+    return np.array([kind == "cubic" for kind in space.interpolation], dtype=np.bool_)
+
+
+def _cosine(space: Space, a: Array, b: Array) -> float:
+    unit = np.where(smooth_columns(space) & np.isfinite(space.velocity), 1.0 / space.velocity, 0.0)
+    a, b = a * unit, b * unit
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths > 1e-9 else float("nan")

@@ -1,0 +1,388 @@
+"""Absolute targets on control ticks: which chunk is executed when, and how one follows another.
+
+A chunk is indexed by its observation's stamp: row ``i`` is due at ``stamp + (i + 1) * dt``. Ticks that pass while the
+policy thinks are counted, never estimated from its latency; when a chunk arrives, what has passed is dropped and the
+rest takes over from the very motion that is being commanded (spec performance.md, D3).
+
+Not thread-safe: ``plan`` may run beside ``step``, all else is called under the caller's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.control.gate import Gate
+from groot_ros.control.handover import Handover, handover
+from groot_ros.control.interpolation import resample
+from groot_ros.control.layout import Layout
+from groot_ros.control.limiter import Motion
+from groot_ros.control.merging import Path, ensemble, fade_ticks, faded
+from groot_ros.control.space import Array
+from groot_ros.control.track import Track, resting, spliced
+from groot_ros.embodiment.control_schema import Chunking
+from groot_ros.policy.base import Chunk, Prefix
+
+DELAY_WINDOW = 20
+MARGIN_TICKS = 2
+HISTORY_S = 1.0
+BLEND_STEPS = 4  # of the model: length of the fade of mode "blend"
+_RESTED = 0.05  # of a range: a robot that rested and is found further away was moved by someone else
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the timeline is told about time.
+
+    Attributes:
+        period_ns: between control ticks.
+        dt_s: between rows of a chunk.
+        horizon: rows of a chunk.
+        replan_ns: from one launch to the next, when nothing calls for an earlier one.
+        wait_ns: what may pass from a due launch to the launch (the slowest camera's period).
+        first_delay_ticks: how long an inference takes before one has been counted.
+    """
+
+    period_ns: int
+    dt_s: float
+    horizon: int
+    replan_ns: int
+    wait_ns: int
+    first_delay_ticks: int
+
+    @property
+    def dt_ns(self) -> int:
+        """Time between rows, rounded."""
+        return round(self.dt_s * 1e9)
+
+    def due_ns(self, stamp_ns: int) -> NDArray[np.int64]:
+        """When the rows of a chunk of ``stamp_ns`` are due, int64 [horizon]: ``stamp + (i + 1) * dt``."""
+        return stamp_ns + np.rint(np.arange(1, self.horizon + 1) * self.dt_s * 1e9).astype(np.int64)
+
+    def time_ns(self, tick: int) -> int:
+        """ROS time of a tick."""
+        return tick * self.period_ns
+
+    def tick(self, time_ns: int) -> int:
+        """The last tick at or before a time."""
+        return time_ns // self.period_ns
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is commanded on one tick.
+
+    Attributes:
+        tick: its number.
+        motion: values and velocities.
+        planned: a chunk asked for it; else the robot brakes or holds.
+        resting: nothing moves any more.
+    """
+
+    tick: int
+    motion: Motion
+    planned: bool
+    resting: bool
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A chunk on its way into the timeline; ``commit`` makes it so.
+
+    Attributes:
+        chunk: as the policy said it.
+        track: what is executed from ``first_tick`` on, and a second of what was before.
+        first_tick: first tick with something new.
+        trimmed: leading rows of the chunk that are past by then.
+        clamped: ``<name>.<rule>`` -> ticks that the gate changed.
+        stamp_ns: what the due times of the rows count from: the observation's stamp; in mode ``sync`` the start of the
+            execution.
+        rows: [H, C] as commanded values, before the gate.
+        handover: how old and new fit together; None where there was nothing to take over from.
+    """
+
+    chunk: Chunk
+    track: Track
+    first_tick: int
+    trimmed: int
+    clamped: Mapping[str, int]
+    stamp_ns: int
+    rows: Array
+    handover: Handover | None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A chunk that is not executed; the old one goes on. ``reason`` is ``chunk_too_late`` or ``chunk_older``."""
+
+    reason: str
+    message: str
+
+
+class ChunkTimeline:
+    """The commands of one run, tick by tick.
+
+    Args:
+        layout: what is commanded.
+        gate: bounds the motion.
+        pace: times.
+        mode: chunking mode.
+    """
+
+    def __init__(self, layout: Layout, gate: Gate, pace: Pace, mode: Chunking) -> None:
+        self.pace = pace
+        self.mode = mode
+        self._layout, self._gate = layout, gate
+        self._delays: deque[int] = deque(maxlen=DELAY_WINDOW)
+        self._inferences = 0
+        self._version = 0
+        self._track: Track | None = None
+        self._last: Accepted | None = None
+        self._restarted = True
+        self._chunks: deque[tuple[NDArray[np.int64], Array]] = deque(maxlen=64)
+        self._begun_tick = 0
+
+    # --- control loop ------------------------------------------------------------------------------------------------
+
+    @property
+    def track(self) -> Track | None:
+        """What is being executed; None before the first chunk of a run."""
+        return self._track
+
+    def step(self, tick: int) -> Step | None:
+        """What to command on ``tick``; None when nothing has been planned yet."""
+        track = self._track
+        if track is None:
+            return None
+        return Step(tick, track.motion(tick), tick <= track.planned_end, tick >= track.last_tick)
+
+    def brake(self, tick: int) -> Track | None:
+        """Come to rest from what is commanded on ``tick`` on; returns the new track, None when the robot rests already.
+
+        No chunk that was begun before takes over any more, and the next one continues nothing.
+        """
+        track = self._track
+        self.restart()
+        if track is None or tick >= track.last_tick:
+            return None
+        stop = self._gate.brake(track.motion(tick))
+        self._track = spliced(track, tick, stop.values, stop.velocities, tick, self._history)
+        return self._track
+
+    def restart(self) -> None:
+        """The next chunk continues nothing: after a stop, a new instruction, a new episode."""
+        self._version += 1
+        self._restarted = True
+        self._chunks.clear()
+        self._last = None
+
+    def forget(self) -> None:
+        """Nothing is known about where the robot was told to be: its clock jumped, or someone else moves it."""
+        self._track = None
+        self.restart()
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Changes when what is planned beside the control loop must not be committed any more."""
+        return self._version
+
+    @property
+    def delay_ticks(self) -> int:
+        """Ticks that an inference may take: the most that were counted lately, the first one left out."""
+        return max(self._delays, default=self.pace.first_delay_ticks)
+
+    def counted(self, ticks: int) -> None:
+        """An inference took ``ticks`` control ticks. The first one of all is slow for its own reasons."""
+        self._inferences += 1
+        if self._inferences > 1:
+            self._delays.append(ticks)
+
+    def next_launch_ns(self, launched_ns: int) -> int:
+        """When the next inference is due: a part of the chunk later, but before the queue could run empty."""
+        track = self._track
+        if track is None:
+            return launched_ns
+        if self.mode == "sync":
+            return max(self.pace.time_ns(track.last_tick + 1), launched_ns)
+        spare_ns = (self.delay_ticks + MARGIN_TICKS) * self.pace.period_ns + self.pace.wait_ns
+        latest_ns = self.pace.time_ns(track.planned_end) - spare_ns
+        return max(min(launched_ns + self.pace.replan_ns, latest_ns), launched_ns)
+
+    def remaining(self, tick: int) -> int:
+        """Planned ticks after ``tick``."""
+        return max(self._track.planned_end - tick, 0) if self._track is not None else 0
+
+    def prefix(self, stamp_ns: int, tick: int, instruction: str) -> Prefix | None:
+        """What will be executed at the rows of a chunk for an observation of ``stamp_ns``, launched on ``tick``.
+
+        None in modes that continue nothing, after a restart, with another instruction than the last chunk's, and when
+        nothing is left.
+        """
+        track, last = self._track, self._last
+        if self.mode not in ("guided", "native") or track is None or last is None or self._restarted:
+            return None
+        if last.chunk.instruction != instruction:
+            return None
+        due_ns = self.pace.due_ns(stamp_ns)
+        length = int(np.searchsorted(due_ns, self.pace.time_ns(track.planned_end), side="right"))
+        if length == 0:
+            return None
+        settled_ns = self.pace.time_ns(tick + self.delay_ticks + 1)
+        frozen = min(int(np.searchsorted(due_ns, settled_ns, side="right")), length)
+        kept = np.minimum(np.arange(len(due_ns)), length - 1)
+        row_of = np.clip(np.rint((due_ns - last.stamp_ns) / self.pace.dt_ns).astype(int) - 1, 0, len(last.rows) - 1)
+        near = {key: np.asarray(rows, np.float64)[row_of][kept] for key, rows in last.chunk.actions.items()}
+        commanded = self._layout.model_rows(track.sample(due_ns[kept]), near)
+        return Prefix({**near, **commanded}, length, frozen, native=self.mode == "native")
+
+    def plan(
+        self, chunk: Chunk, tick: int, measured: tuple[Array, NDArray[np.bool_]], measured_ns: int
+    ) -> Accepted | Unusable:
+        """Fit ``chunk`` in from the tick after ``tick`` on.
+
+        Args:
+            tick: the last one that has been commanded, or will be before this is committed.
+            measured: where the robot was seen at ``measured_ns``, and which of it is known (``Layout.measured``).
+
+        Raises:
+            GateViolation: it must not be executed and the robot is to stop.
+        """
+        values = self._gate.check_chunk(chunk.actions)
+        pace, track = self.pace, self._track
+        stamp_ns = pace.time_ns(tick) if self.mode == "sync" else chunk.stamp_ns
+        due_ns = pace.due_ns(stamp_ns)
+        end = pace.tick(int(due_ns[-1]))
+        if end <= tick:
+            late_s = (pace.time_ns(tick + 1) - int(due_ns[-1])) * 1e-9
+            return Unusable(
+                "chunk_too_late",
+                f"the chunk's last point was due {late_s:.3f} s before it could be executed; the model is slower than "
+                f"the chunk is long ({len(values)} points of {chunk.dt_s:.3f} s)",
+            )
+        if self._last is not None and chunk.stamp_ns <= self._last.chunk.stamp_ns:
+            older_s = (self._last.chunk.stamp_ns - chunk.stamp_ns) * 1e-9
+            return Unusable("chunk_older", f"its observation is {older_s:.3f} s older than that of the chunk in force")
+        begun = tick
+        start, fresh = self._start(track, tick, measured, measured_ns, values)
+        if not fresh and track is not None:
+            begun = self._begun_tick
+        base = (
+            track
+            if track is not None and not fresh
+            else resting(self._layout.space, pace.period_ns, tick, start.values)
+        )
+        path, old = self._paths(base, chunk, due_ns, values, tick, end, fresh)
+        if fresh:
+            first = min(int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")), len(values) - 1)
+            self._gate.check_start(start.values, values[first])
+        took_over = None
+        if not fresh:
+            took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen)
+            path = self._take_over(path, old, took_over, tick)
+        path = self._grown(path, old, tick, begun)
+        limited = self._gate.shape(start, path.values, path.velocities)
+        last = Motion(limited.values[-1], limited.velocities[-1])
+        stop = self._gate.brake(last)
+        rows = np.concatenate([limited.values, stop.values])
+        speeds = np.concatenate([limited.velocities, stop.velocities])
+        return Accepted(
+            chunk,
+            spliced(base, tick, rows, speeds, end, self._history),
+            tick + 1,
+            int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")),
+            limited.clamped,
+            stamp_ns,
+            values,
+            took_over,
+        )
+
+    def commit(self, accepted: Accepted, tick: int, version: int) -> bool:
+        """Execute it; False when the control loop is beyond its first tick, or was told otherwise since ``version``."""
+        if version != self._version or tick >= accepted.first_tick:
+            return False
+        if self._restarted:
+            self._begun_tick = accepted.first_tick - 1
+        self._track, self._last, self._restarted = accepted.track, accepted, False
+        self._chunks.append((self.pace.due_ns(accepted.stamp_ns), accepted.rows))
+        return True
+
+    # --- parts of plan -----------------------------------------------------------------------------------------------
+
+    @property
+    def _history(self) -> int:
+        return math.ceil(HISTORY_S * 1e9 / self.pace.period_ns)
+
+    def _start(
+        self,
+        track: Track | None,
+        tick: int,
+        measured: tuple[Array, NDArray[np.bool_]],
+        measured_ns: int,
+        values: Array,
+    ) -> tuple[Motion, bool]:
+        """Where the new path begins, and whether that is a start: from where the robot was measured, at rest.
+
+        It begins from what is commanded as long as that moves, or the robot was not seen since, or is still there.
+        """
+        space = self._layout.space
+        seen, known = measured
+        if track is not None:
+            commanded = track.motion(tick)
+            if tick < track.last_tick or measured_ns < self.pace.time_ns(track.last_tick):
+                return commanded, False
+            width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
+            away = np.abs(space.minus(commanded.values, seen)) > _RESTED * width
+            if not (away & known).any() and not self._restarted:
+                return commanded, False
+            fallback = commanded.values
+        else:
+            fallback = values[0]
+        start = space.plus(fallback, np.where(known, space.minus(seen, fallback), 0.0))
+        return Motion(space.at_rest(start), np.zeros(space.tangent_count)), True
+
+    def _paths(
+        self, base: Track, chunk: Chunk, due_ns: NDArray[np.int64], values: Array, tick: int, end: int, fresh: bool
+    ) -> tuple[Path, Path]:
+        """The new path and the old one on the ticks after ``tick`` up to ``end``."""
+        ticks = np.arange(tick + 1, end + 1)
+        at_ns = ticks * self.pace.period_ns
+        rows_ns, rows = due_ns, values
+        if due_ns[0] > at_ns[0]:
+            # Before its first point the chunk says where the robot was when it was seen.
+            anchor_ns = min(self.pace.time_ns(tick) if fresh else int(due_ns[0]) - self.pace.dt_ns, int(at_ns[0]) - 1)
+            anchor = base.sample(np.array([anchor_ns]))
+            rows_ns, rows = np.concatenate([[anchor_ns], due_ns]), np.concatenate([anchor, values])
+        if self.mode == "ensemble" and not fresh:
+            path = ensemble(self._layout.space, [*self._chunks, (rows_ns, rows)], at_ns)
+        else:
+            path = Path(*resample(self._layout.space, rows_ns, rows, at_ns))
+        return path, Path(*base.rows(tick + 1, end))
+
+    def _take_over(self, path: Path, old: Path, took_over: Handover, tick: int) -> Path:
+        """Lead from the old path into the new one as the mode says."""
+        if self.mode not in ("guided", "native", "blend"):
+            return path
+        period_s = self.pace.period_ns * 1e-9
+        begin = max(took_over.begin_ns / self.pace.period_ns - (tick + 1), -1.0)
+        if self.mode == "blend":
+            length = BLEND_STEPS * self.pace.dt_ns / self.pace.period_ns
+        else:
+            accelerations = np.abs(np.diff(path.velocities, axis=0)) / period_s
+            reference = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(path.velocities.shape[1])
+            smooth = np.array([kind == "cubic" for kind in self._layout.space.interpolation])
+            gap = np.where(smooth, took_over.gap, 0.0)
+            longest = took_over.end_ns / self.pace.period_ns - (tick + 1) - begin
+            length = fade_ticks(gap, reference, period_s, longest)
+        return faded(self._layout.space, old, path, begin, length, period_s)
+
+    def _grown(self, path: Path, old: Path, tick: int, begun: int) -> Path:
+        """After a start, the way from where the robot stands to the chunk grows from 0 to 1 over ``blend_in_s``."""
+        length = self._layout.embodiment.control.blend_in_s * 1e9 / self.pace.period_ns - (tick - begun)
+        return faded(self._layout.space, old, path, -1.0, length, self.pace.period_ns * 1e-9)
