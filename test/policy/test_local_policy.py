@@ -133,6 +133,27 @@ def test_a_chunk_continues_the_one_before_seen_from_a_new_state(
         assert (values[3:] != free.actions[key][3:]).any()
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_the_prefix_is_seen_from_the_new_state(
+    checkpoints: Checkpoints, robot_yaml: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    policy = LocalPolicy(checkpoints["n1d7"], embodiment_for(robot_yaml, checkpoints["n1d7"]), device="cpu")
+    first = look(policy, robot_yaml)
+    prefix = rest_of(policy.act(first, seed=1), executed=4, frozen=3, native=native)
+    later, sample, given = moved(first, 0.02), policy.model.sample, {}
+
+    def watched(*arguments: Any, **named: Any) -> torch.Tensor:
+        given.update(named)
+        return sample(*arguments, **named)
+
+    monkeypatch.setattr(policy.model, "sample", watched)
+    policy.act(later, seed=2, prefix=prefix)
+    previous = given["rtc"].prev_action[0].numpy() if native else given["guidance"].previous
+    known = previous[:12, :6]  # five joints relative to the state, and the gripper
+    np.testing.assert_array_equal(known, policy.processor.encode_action(prefix.actions, later.state)[:12])
+    assert (known[:, :5] != policy.processor.encode_action(prefix.actions, first.state)[:12, :5]).all()
+
+
 @pytest.mark.parametrize("generation", ["n1d5", "n1d6"])
 def test_in_painting_is_refused_where_no_network_knows_it(
     checkpoints: Checkpoints, robot_yaml: Path, generation: str
