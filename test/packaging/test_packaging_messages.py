@@ -40,7 +40,7 @@ def test_every_field_is_explained(message: str) -> None:
     unitless = {"seed", "sequence", "state", "model_actions", "gated_actions"}
     for name, (kind, comment) in fields(message).items():
         if re.match(r"u?int|float", kind) and name not in unitless:
-            assert re.search(r"\[(s|Hz|1)\]", comment), f"{message}.{name}: {comment}"
+            assert re.search(r"\[(s|Hz|1|rad or m)\]", comment), f"{message}.{name}: {comment}"
 
 
 def test_states_are_distinct_and_built() -> None:
