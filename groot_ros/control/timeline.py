@@ -96,6 +96,7 @@ class Accepted:
 
     Attributes:
         chunk: as the policy said it.
+        base: the track that was executed when this was planned.
         track: what is executed from ``first_tick`` on, and a second of what was before.
         first_tick: first tick with something new.
         trimmed: leading rows of the chunk that are past by then.
@@ -107,6 +108,7 @@ class Accepted:
     """
 
     chunk: Chunk
+    base: Track | None
     track: Track
     first_tick: int
     trimmed: int
@@ -160,6 +162,23 @@ class ChunkTimeline:
         if track is None:
             return None
         return Step(tick, track.motion(tick), tick <= track.planned_end, tick >= track.last_tick)
+
+    def resume(self, tick: int, sent: Motion, streamed: NDArray[np.bool_]) -> None:
+        """Ticks up to ``tick`` were missed: lead what is sent tick by tick back to the track within the limits.
+
+        Args:
+            sent: what went out last; numbers that are sent so have stood there since.
+            streamed: bool [V], which they are; the others, sent as whole trajectories, were not held up.
+        """
+        track = self._track
+        if track is None or tick >= track.last_tick:
+            return
+        space, on_time = self._layout.space, track.motion(tick)
+        start = space.plus(on_time.values, np.where(streamed, space.minus(sent.values, on_time.values), 0.0))
+        velocity = np.where(streamed, 0.0, on_time.velocity)
+        rows, speeds, _ = self._shaped(Motion(start, velocity), Path(*track.rows(tick + 1, track.last_tick)))
+        begun = Track(space, track.period_ns, tick, start[None], velocity[None], track.planned_end)
+        self._track = spliced(begun, tick, rows, speeds, track.planned_end, self._history)
 
     def brake(self, tick: int) -> Track | None:
         """Come to rest from what is commanded on ``tick`` on; returns the new track, None when the robot rests already.
@@ -269,17 +288,15 @@ class ChunkTimeline:
         if self._last is not None and chunk.stamp_ns <= self._last.chunk.stamp_ns:
             older_s = (self._last.chunk.stamp_ns - chunk.stamp_ns) * 1e-9
             return Unusable("chunk_older", f"its observation is {older_s:.3f} s older than that of the chunk in force")
-        begun = tick
         start, fresh = self._start(track, tick, measured, measured_ns, values)
-        if not fresh and track is not None:
-            begun = self._begun_tick
+        begun = tick if fresh or self._restarted else self._begun_tick
         base = (
             track
             if track is not None and not fresh
             else resting(self._layout.space, pace.period_ns, tick, start.values)
         )
         path, old = self._paths(base, chunk, due_ns, values, tick, end, fresh)
-        if fresh:
+        if fresh or self._restarted:
             first = min(int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")), len(values) - 1)
             self._gate.check_start(start.values, values[first])
         took_over = None
@@ -287,25 +304,24 @@ class ChunkTimeline:
             took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen)
             path = self._take_over(path, old, took_over, tick)
         path = self._grown(path, old, tick, begun)
-        limited = self._gate.shape(start, path.values, path.velocities)
-        last = Motion(limited.values[-1], limited.velocities[-1])
-        stop = self._gate.brake(last)
-        rows = np.concatenate([limited.values, stop.values])
-        speeds = np.concatenate([limited.velocities, stop.velocities])
+        rows, speeds, clamped = self._shaped(start, path)
         return Accepted(
             chunk,
+            track,
             spliced(base, tick, rows, speeds, end, self._history),
             tick + 1,
             int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")),
-            limited.clamped,
+            clamped,
             stamp_ns,
             values,
             took_over,
         )
 
-    def commit(self, accepted: Accepted, tick: int, version: int) -> bool:
-        """Execute it; False when the control loop is beyond its first tick, or was told otherwise since ``version``."""
-        if version != self._version or tick >= accepted.first_tick:
+    def commit(self, accepted: Accepted, tick: int) -> bool:
+        """Execute it; False when the control loop has come to its first tick already, or what it was planned on is no
+        longer executed: plan again.
+        """
+        if tick >= accepted.first_tick or accepted.base is not self._track:
             return False
         if self._restarted:
             self._begun_tick = accepted.first_tick - 1
@@ -318,6 +334,13 @@ class ChunkTimeline:
     @property
     def _history(self) -> int:
         return math.ceil(HISTORY_S * 1e9 / self.pace.period_ns)
+
+    def _shaped(self, start: Motion, path: Path) -> tuple[Array, Array, Mapping[str, int]]:
+        """Values and velocities that follow ``path`` in all limits and come to rest behind it; what was clamped."""
+        limited = self._gate.shape(start, path.values, path.velocities)
+        stop = self._gate.brake(Motion(limited.values[-1], limited.velocities[-1]))
+        values = np.concatenate([limited.values, stop.values])
+        return values, np.concatenate([limited.velocities, stop.velocities]), limited.clamped
 
     def _start(
         self,

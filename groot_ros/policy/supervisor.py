@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,7 +43,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A consistent copy for ``~/status``; counts since activation, latencies in s (NaN before a chunk)."""
+    """A consistent copy for ``~/status``; counts since activation, latencies in s (NaN before a chunk).
+
+    ``stages_s``: stage of a chunk -> median and 95th percentile, in order.
+    """
 
     state: State
     reason: str
@@ -52,6 +56,7 @@ class Snapshot:
     refusals: dict[str, int]
     model_s: tuple[float, float]
     overhead_s: tuple[float, float]
+    stages_s: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -128,7 +133,7 @@ class Supervisor:
         """Any moving state or PAUSED -> READY. Asked for by a person, so a person's ``~/start`` is enough to go on."""
         with self.lock:
             if self._state in MOVING or self._state is State.PAUSED:
-                self._set(State.READY, "", "")
+                self._set(State.READY, "stop", "stopped by ~/stop or ~/reset; call ~/start to go on")
                 return Answer(True, "stopped")
             return Answer(True, f"not running ({self._state.name.lower()}); nothing is sent")
 
@@ -136,7 +141,7 @@ class Supervisor:
         """RUNNING <-> PAUSED."""
         with self.lock:
             if on and self._state in MOVING:
-                self._set(State.PAUSED, "", "")
+                self._set(State.PAUSED, "pause", "paused by ~/pause; call it with data: false to go on")
                 return Answer(True, "paused")
             if not on and self._state is State.PAUSED:
                 self._set(State.RUNNING, "", "")
@@ -187,15 +192,27 @@ class Supervisor:
             self._ticks += 1
             self._refusals[reason] += 1
 
-    def sent(self, model_s: float, overhead_s: float) -> bool:
-        """Count a chunk that went out; True when it ended a time of refusals (worth a log line)."""
+    def underrun(self, message: str) -> None:
+        """The queue has run empty and the robot comes to rest; the next chunk goes on. Says so while RUNNING."""
+        with self.lock:
+            if self._state is State.RUNNING and not self._reason:
+                self._set(State.RUNNING, "underrun", message)
+
+    def sent(self, overhead_s: float, stages_s: Mapping[str, float]) -> bool:
+        """Count a chunk that is executed; True when it ended a time of refusals (worth a log line).
+
+        Args:
+            overhead_s: newest stamp to now, without the model.
+            stages_s: stage -> seconds, ``model`` among them.
+        """
         with self.lock:
             self._ticks += 1
             self._chunks += 1
-            self._model_s.append(model_s)
             self._overhead_s.append(overhead_s)
+            for stage, seconds in stages_s.items():
+                self._stages_s.setdefault(stage, deque(maxlen=LATENCY_WINDOW)).append(seconds)
             recovered = self._state is State.REFUSING
-            if recovered:
+            if self._state in MOVING and self._reason:
                 self._set(State.RUNNING, "", "")
             return recovered
 
@@ -209,8 +226,9 @@ class Supervisor:
                 self._ticks,
                 self._chunks,
                 dict(self._refusals),
-                _percentiles(self._model_s),
+                _percentiles(self._stages_s.get("model", deque())),
                 _percentiles(self._overhead_s),
+                {stage: _percentiles(seconds) for stage, seconds in self._stages_s.items()},
             )
 
     def _set(self, state: State, reason: str, message: str) -> None:
@@ -222,7 +240,7 @@ class Supervisor:
     def _clear_counters(self) -> None:
         self._ticks = self._chunks = 0
         self._refusals: Counter[str] = Counter()
-        self._model_s: deque[float] = deque(maxlen=LATENCY_WINDOW)
+        self._stages_s: dict[str, deque[float]] = {}
         self._overhead_s: deque[float] = deque(maxlen=LATENCY_WINDOW)
 
 

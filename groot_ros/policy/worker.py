@@ -13,16 +13,17 @@ POLL_S = 0.02  # steady-clock wait between looks at ROS time, which may be simul
 class Worker:
     """Calls ``turn`` in a thread of its own, one call at a time.
 
-    A turn is due ``period_ns`` after the last successful one. Once due, it waits until every camera has delivered a new
-    frame, so that the observation is as fresh as the slowest camera allows, but no longer than ``patience_ns``: then
-    the assembler decides and names what is missing.
+    After a successful turn ``next_due_ns`` says when the next one is due. Once due, it waits until every camera has
+    delivered a new frame, so that the observation is as fresh as the slowest camera allows, but no longer than
+    ``patience_ns``: then the assembler decides and names what is missing.
 
     Args:
         turn: does one turn and returns whether a chunk came of it.
         enabled: whether turns may happen now.
         now_ns: ROS time.
         cameras: names that :meth:`arrived` will be called with.
-        period_ns: ROS time between successful turns.
+        next_due_ns: given the ROS time at which a turn began, that of the next one.
+        longest_ns: no turn is due later than this after the one before; when ROS time is set back, one is due at once.
         patience_ns: ROS time to wait for frames, and between refused turns.
         failed: called with the exception when a turn raises; the thread goes on.
         clock_stopped: called every ``CLOCK_STOPPED_S`` of steady time in which ROS time did not move, while enabled.
@@ -35,7 +36,8 @@ class Worker:
         enabled: Callable[[], bool],
         now_ns: Callable[[], int],
         cameras: Iterable[str],
-        period_ns: int,
+        next_due_ns: Callable[[int], int],
+        longest_ns: int,
         patience_ns: int,
         failed: Callable[[Exception], None],
         clock_stopped: Callable[[], None],
@@ -46,10 +48,11 @@ class Worker:
         self._last_moved = (-1, 0.0)  # ROS time, and the steady time when it was first seen
         self._stopped_reports = 0
         self._cameras = frozenset(cameras)
-        self._period_ns, self._patience_ns = period_ns, patience_ns
+        self._next_due_ns, self._longest_ns, self._patience_ns = next_due_ns, longest_ns, patience_ns
         self._condition = threading.Condition()
         self._fresh: set[str] = set()
         self._due_ns = 0
+        self._busy_since_s: float | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
 
@@ -64,6 +67,11 @@ class Worker:
             self._condition.notify()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def busy_s(self) -> float:
+        """How long the turn that is under way has taken (steady clock); 0 when there is none."""
+        since_s = self._busy_since_s
+        return self._steady_s() - since_s if since_s is not None else 0.0
 
     def arrived(self, camera: str) -> None:
         """Note a new frame of ``camera``."""
@@ -99,6 +107,7 @@ class Worker:
                     self._condition.wait(POLL_S)
                     continue
                 self._fresh.clear()
+                self._busy_since_s = self._steady_s()
             waiting_since_ns = None
             try:
                 worked = self._turn()
@@ -106,11 +115,12 @@ class Worker:
                 worked = False
                 self._failed(error)
             with self._condition:
-                self._due_ns = now_ns + (self._period_ns if worked else 0)
+                self._busy_since_s = None
+                self._due_ns = min(self._next_due_ns(now_ns), now_ns + self._longest_ns) if worked else now_ns
 
     def _early(self, now_ns: int) -> bool:
-        """Whether the next turn is not due yet; never for longer than a period, even when ROS time was set back."""
-        return self._due_ns - self._period_ns <= now_ns < self._due_ns
+        """Whether the next turn is not due yet; never for longer than ``longest_ns``, even if ROS time was set back."""
+        return self._due_ns - self._longest_ns <= now_ns < self._due_ns
 
     def _has_stopped(self, now_ns: int) -> bool:
         """Whether ROS time stands still; reports it while turns are enabled."""
