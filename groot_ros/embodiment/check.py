@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from groot_ros.embodiment import commandable
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.generations import SECTION
 from groot_ros.embodiment.load import dotted, where
 from groot_ros.embodiment.problems import Path, closest, one_of
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.embodiment.vocabulary import COMMANDED_TYPES
 
 
 class ModalityLike(Protocol):
@@ -150,15 +150,17 @@ def _raise(embodiment: Embodiment, differences: list[tuple[Path, bool, str]]) ->
 
 
 def check_commandable(embodiment: Embodiment) -> None:
-    """Raise EmbodimentError, with a line per output, when the robot has outputs that cannot be commanded yet."""
+    """Raise EmbodimentError, with a line per problem, when the YAML does not say enough to command the robot.
+
+    Asked before anything moves, not for a dry run: limits of every commanded number, and where its motion starts.
+    """
     lines = []
-    for name, output in embodiment.outputs.items():
-        if output.type not in COMMANDED_TYPES:
-            path: Path = ("outputs", name, "type")
-            lines.append(
-                f"{where(embodiment, path)}: {dotted(embodiment, path)}: expected {one_of(COMMANDED_TYPES)}, found "
-                f"{output.type}, which the policy node cannot command yet: set dry_run:=true to run without commands"
-            )
+    for problem in commandable.find_problems(embodiment):
+        text = (
+            f"expected {problem.expected}, found {problem.found}, {problem.do}; or run without commands (dry_run:=true)"
+        )
+        place = where(embodiment, problem.path, on_key=problem.on_key)
+        lines.append(f"{place}: {dotted(embodiment, problem.path)}: {text}")
     if lines:
         raise EmbodimentError(lines)
 

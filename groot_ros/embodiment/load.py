@@ -12,7 +12,7 @@ from typing import Any, Union, cast, get_args, get_origin
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from groot_ros.embodiment import generations
+from groot_ros.embodiment import generations, urdf
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.problems import Path as KeyPath
 from groot_ros.embodiment.problems import Problem, RuleError, closest, one_of
@@ -104,17 +104,23 @@ def load_embodiment(name_or_path: str | os.PathLike[str], generation: str | None
         data, moved = generations.merged(data, generation)
         source = dataclasses.replace(source, moved=moved)
     if isinstance(data, Mapping):
-        data = {**data, "generation": generation}
+        data, problems = urdf.filled({**data, "generation": generation}, path.parent)
+        if problems:  # before the schema misses the same numbers
+            located += [_located(source, problem) for problem in problems]
+            raise _refusal(path, located)
     embodiment = None
     try:
         embodiment = Embodiment.model_validate(data)
     except ValidationError as error:
         located += [_located(source, problem) for problem in _problems(error, data)]
     if located or embodiment is None:
-        located.sort(key=lambda item: item[0])
-        raise EmbodimentError([f"{path}:{line}: {problem}" for line, problem in located])
+        raise _refusal(path, located)
     embodiment._source = source
     return embodiment
+
+
+def _refusal(path: Path, located: list[tuple[int, Problem]]) -> EmbodimentError:
+    return EmbodimentError([f"{path}:{line}: {problem}" for line, problem in sorted(located, key=lambda item: item[0])])
 
 
 def _read(path: Path) -> tuple[Any, YamlFile]:

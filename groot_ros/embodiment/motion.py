@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from groot_ros.embodiment.control_schema import Interpolation
-from groot_ros.embodiment.schema import Embodiment, StateKey
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from groot_ros.embodiment.vocabulary import SPEED_UNITS, TWISTS, pose_part
+
+if TYPE_CHECKING:
+    from groot_ros.embodiment.control_schema import Interpolation
+    from groot_ros.embodiment.schema import ActionKey, Embodiment, Output, StateKey
 
 
 def interpolation(embodiment: Embodiment, key: str) -> Interpolation:
@@ -21,11 +26,14 @@ def rests_at_zero(embodiment: Embodiment, key: str) -> bool:
 
     Raises: KeyError when there is no such key.
     """
-    entry = embodiment.action[key]
+    return is_speed(key, embodiment.action[key], embodiment.outputs.values())
+
+
+def is_speed(key: str, entry: ActionKey, outputs: Iterable[Output]) -> bool:
+    """``rests_at_zero`` of one entry of ``action``, for the outputs of its robot."""
     if entry.at_rest is not None:
         return entry.at_rest == "zero"
-    twist = any(key in output.keys and output.type in TWISTS for output in embodiment.outputs.values())
-    return twist or entry.unit in SPEED_UNITS
+    return entry.unit in SPEED_UNITS or any(key in output.keys and output.type in TWISTS for output in outputs)
 
 
 def measured_key(embodiment: Embodiment, key: str) -> str | None:

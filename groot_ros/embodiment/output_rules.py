@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from groot_ros.embodiment import vocabulary
@@ -20,7 +21,7 @@ def outputs(outputs: Mapping[str, schema.Output], action: Mapping[str, schema.Ac
         for i, key in enumerate(output.keys):
             path: Path = ("outputs", name, "keys", i)
             if key not in action:
-                yield unknown(path, "action", key, action)
+                yield _unknown_key(path, key, action)
             elif not action[key].command:
                 yield Problem(
                     path,
@@ -47,6 +48,16 @@ def outputs(outputs: Mapping[str, schema.Output], action: Mapping[str, schema.Ac
                 f"add {key!r} to the keys of an output, or write command: false: it would never be commanded",
                 on_key=True,
             )
+
+
+def _unknown_key(path: Path, key: str, action: Mapping[str, schema.ActionKey]) -> Problem:
+    """An output's key that is no action key: misspelt, or the name of a joint."""
+    problem = unknown(path, "action", key, action)
+    owner = next((name for name, entry in action.items() if key in entry.names), None)
+    if owner is None:
+        return problem
+    kind = "joint" if action[owner].joints else "field"
+    return replace(problem, found=f"{key!r}, which is a {kind} of action.{owner}", do=f"name the key: {owner}")
 
 
 def _carried(

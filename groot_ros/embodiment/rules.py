@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from groot_ros.embodiment import key_rules, output_rules, vocabulary
+from groot_ros.embodiment import key_rules, motion_rules, output_rules, vocabulary
 from groot_ros.embodiment.problems import Problem, closest, one_of, unknown
 
 if TYPE_CHECKING:
@@ -155,6 +155,10 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("limits",), _bounds),
     (("outputs", "action"), output_rules.outputs),
     (("delta_indices",), _deltas),
+    (("control", "step_hz"), motion_rules.control_rate),
+    (("control", "generation"), motion_rules.chunking),
+    (("action",), motion_rules.speeds),
+    (("action", "outputs"), motion_rules.rests),
 )
 
 

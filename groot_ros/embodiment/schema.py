@@ -281,13 +281,13 @@ class DeltaIndices(Strict):
 
 
 class JointLimit(Strict):
-    """Bounds of one joint."""
+    """Bounds of one joint; all but ``acceleration`` may come from ``urdf``."""
 
     lower: FiniteFloat = Field(description="Lowest position (rad or m).")
     upper: FiniteFloat = Field(description="Highest position (rad or m).")
     velocity: PositiveFloat = Field(description="Highest speed (rad/s or m/s).")
     acceleration: PositiveFloat | None = Field(
-        default=None, description="Highest acceleration (rad/s^2 or m/s^2); unchecked when left out."
+        default=None, description="Highest acceleration (rad/s^2 or m/s^2); needed to command the joint."
     )
 
 
@@ -343,6 +343,11 @@ class Embodiment(Strict):
     language: Language = Field(description="Language key.")
     delta_indices: DeltaIndices = Field(description="History and horizon in steps.")
     limits: dict[Name, JointLimit] = Field(default_factory=dict, description="Bounds by joint name.")
+    urdf: Name | None = Field(
+        default=None,
+        description="URDF whose <limit> gives lower, upper and velocity of joints for which limits does not: a path "
+        "relative to the YAML file, absolute, or package://PKG/PATH. load_embodiment reads it.",
+    )
     outputs: Annotated[dict[Name, Output], Field(min_length=1)] = Field(description="Command topics by name.")
     sync: Sync = Field(default_factory=Sync, description="Agreement of the streams' stamps.")
     control: Control = Field(default_factory=Control, description="Pace of the commands, and how chunks follow.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from groot_ros.embodiment.check import check_commandable
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import (
     available_embodiments,
@@ -15,7 +16,7 @@ from groot_ros.embodiment.load import (
 )
 from groot_ros.embodiment.problems import closest, one_of
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.embodiment.vocabulary import COMMANDED_TYPES, GENERATIONS
+from groot_ros.embodiment.vocabulary import GENERATIONS
 from groot_ros.processing.tags import EMBODIMENT_IDS
 
 NEW_EMBODIMENT = "new_embodiment"
@@ -33,7 +34,7 @@ def list_lines() -> Iterator[str]:
 
 
 def check_lines(name_or_path: str | os.PathLike[str]) -> list[str]:
-    """A line per generation that the file lists, or one for all.
+    """A line per generation that the file lists, or one for all; then notes: what keeps it from moving, foreign tags.
 
     Raises: EmbodimentError with the problems of all generations, each once.
     """
@@ -46,7 +47,17 @@ def check_lines(name_or_path: str | os.PathLike[str]) -> list[str]:
             problems += [line for line in error.lines if line not in problems]
     if problems:
         raise EmbodimentError(problems)
-    return [*map(_line, robots), *_notes_on_tags(robots)]
+    unmoved = dict.fromkeys(line for robot in robots for line in _unmoved(robot))
+    return [*map(_line, robots), *(f"note: {line}" for line in unmoved), *_notes_on_tags(robots)]
+
+
+def _unmoved(robot: Embodiment) -> list[str]:
+    """What keeps the robot from being commanded, a line each."""
+    try:
+        check_commandable(robot)
+    except EmbodimentError as error:
+        return error.lines
+    return []
 
 
 def _notes_on_tags(robots: Sequence[Embodiment]) -> Iterator[str]:
@@ -76,8 +87,7 @@ def _line(robot: Embodiment) -> str:
     which = f" for {robot.generation}" if robot.generation else ""
     fields = sum(len(key.fields or []) for key in robot.action.values() if key.command)
     commanded = f"{len(robot.action_joints)} commanded joints" + (f" and {fields} numbers" if fields else "")
-    later = [name for name, output in robot.outputs.items() if output.type not in COMMANDED_TYPES]
-    note = f"; not commanded yet (dry_run only): {', '.join(later)}" if later else ""
+    note = "; only with dry_run:=true" if _unmoved(robot) else ""
     unsent = [key for key, entry in robot.action.items() if not entry.command]
     note += f"; given but not sent (command: false): {', '.join(unsent)}" if unsent else ""
     return (

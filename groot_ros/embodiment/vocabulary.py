@@ -53,8 +53,6 @@ COMMAND_PATHS: dict[str, tuple[str, ...]] = {
 }
 # Commands by joint.
 JOINT_COMMANDS = (JOINT_TRAJECTORY, JOINT_STATE, FLOAT_ARRAY)
-# What the policy node can command today.
-COMMANDED_TYPES = (JOINT_TRAJECTORY,)
 
 # Units that make sense per array of a JointState; a command is a position.
 UNITS_OF_FIELD: dict[str, tuple[str, ...]] = {
@@ -78,6 +76,13 @@ _ROTATIONS: dict[tuple[str, ...], str] = {
     ("rotvec.x", "rotvec.y", "rotvec.z"): "axis_angle",
     tuple(f"rot6d.{i}" for i in range(6)): "rotation_6d",
 }
+# Ways of writing an orientation, and the last parts of the field paths that are it.
+ORIENTATIONS = {
+    "quaternion": QUATERNION,
+    "rpy": ("roll", "pitch", "yaw"),
+    "rotvec": _paths(("rotvec", _XYZ)),
+    "rot6d": _paths(("rot6d", tuple("012345"))),
+}
 _ROTATION_LEAF = re.compile(r"(?:orientation\.[xyzw]|roll|pitch|yaw|rotvec\.[xyz]|rot6d\.[0-5])$")
 
 
@@ -91,6 +96,12 @@ def pose_part(path: str) -> str | None:
     """``path`` of a pose without the message around it (``position.x``, ``roll``); None: it is not in a pose."""
     match = re.fullmatch(r"(?:pose\.)?pose\.(.+)", path)
     return match.group(1) if match and match.group(1) in _POSE else None
+
+
+def orientation_form(path: str) -> str | None:
+    """Which way of writing an orientation ``path`` is part of: a key of ``ORIENTATIONS``; None: of none."""
+    leaf = orientation_leaf(path)
+    return next((form for form, leaves in ORIENTATIONS.items() if leaf in leaves), None)
 
 
 def rotation_type(paths: list[str]) -> str | None:

@@ -22,7 +22,7 @@ from groot_ros.control.plan import JointPlan
 from groot_ros.embodiment.check import check_commandable
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.embodiment.vocabulary import COMMANDED_TYPES
+from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.nodes.parameters import declare, read
@@ -200,7 +200,7 @@ class PolicyNode(LifecycleNode):
             {
                 name: self.create_publisher(JointTrajectory, output.topic, convert.RELIABLE_QOS)
                 for name, output in embodiment.outputs.items()
-                if output.type in COMMANDED_TYPES
+                if output.type == JOINT_TRAJECTORY
             },
             [
                 self.create_subscription(
