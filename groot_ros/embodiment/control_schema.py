@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from groot_ros.embodiment.strict import NotNegativeFloat, PositiveFloat, Strict
 
@@ -55,3 +55,9 @@ class GateRules(Strict):
         default=0.5,
         description="How far a state may lie beyond either end of that range, as a share of the range's width.",
     )
+
+    @field_validator("training_range", mode="before")
+    @classmethod
+    def _bare_off(cls, said: Any) -> Any:
+        """YAML 1.1 reads a bare ``off`` as false."""
+        return "off" if said is False else said

@@ -29,7 +29,7 @@ def test_what_is_left_out_is_guided_at_50_hz_and_stops_at_a_jump(tmp_path: Path)
 
 def test_the_sections_are_read_and_may_differ_between_generations(tmp_path: Path) -> None:
     text = BASE + "control: {rate_hz: 100.0, chunking: blend, blend_in_s: 0}\ngate: {position: stop}\n"
-    text += "generations:\n  n1d6:\n  n1d7:\n    control: {chunking: native}\n    gate: {training_range: 'off'}\n"
+    text += "generations:\n  n1d6:\n  n1d7:\n    control: {chunking: native}\n    gate: {training_range: off}\n"
     old, new = (load_embodiment(write(tmp_path, text), name) for name in ("n1d6", "n1d7"))
     assert (old.control.rate_hz, old.control.chunking, old.gate.position) == (100.0, "blend", "stop")
     assert (new.control.rate_hz, new.control.chunking, new.gate.position) == (50.0, "native", "clamp")
@@ -49,9 +49,9 @@ SECTIONS = {
     ),
     "no rate": ("control: {rate_hz: 0}", "control.rate_hz: expected a number greater than 0"),
     "misspelt rule": ("gate: {accelerations: stop}", "found unknown key 'accelerations', did you mean 'acceleration'?"),
-    "unquoted off": (
-        "gate: {training_range: off}",
-        "gate.training_range: expected one of 'refuse', 'stop' or 'off', found",
+    "true": (
+        "gate: {training_range: on}",
+        "gate.training_range: expected one of 'refuse', 'stop' or 'off', found True",
     ),
     "share of nothing": ("gate: {start_jump_share: 0.0}", "gate.start_jump_share: expected a number greater than 0"),
     "share above all": (

@@ -12,6 +12,7 @@ from groot_ros.embodiment.check import check_commandable
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
 from groot_ros.embodiment.modality import modality_configs
+from groot_ros.embodiment.motion import interpolation, rests_at_zero
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.untrained import metadata_modalities, statistics
 from groot_ros.processing.modality import parse_modalities
@@ -295,6 +296,27 @@ def test_a_robot_can_be_commanded_or_says_that_it_runs_dry(robot: str, generatio
     with pytest.raises(EmbodimentError, match="dry_run:=true") as caught:
         check_commandable(embodiment)
     assert all(DRY_RUN_ONLY[robot, generation] in line for line in caught.value.lines)
+
+
+@pytest.mark.parametrize(
+    ("robot", "generation", "steps", "zero"),
+    [
+        ("oxe_droid", "n1d5", ["gripper_position"], ["eef_position_delta", "eef_rotation_delta"]),
+        ("libero_panda", "n1d7", ["gripper"], ["x", "y", "z", "roll", "pitch", "yaw"]),
+        ("robocasa_panda_omron", "n1d6", ["gripper_close", "control_mode"], ["end_effector_position", "base_motion"]),
+        ("unitree_g1", "n1d7", [], ["navigate_command"]),
+        ("behavior_r1_pro", "n1d6", [], ["base"]),
+        ("so101", "n1d7", [], []),
+    ],
+)
+def test_switches_are_not_smeared_and_speeds_rest_at_zero(
+    robot: str, generation: str, steps: list[str], zero: list[str]
+) -> None:
+    embodiment = load_embodiment(robot, generation)
+    assert {key for key in embodiment.action if interpolation(embodiment, key) == "step"} == set(steps)
+    resting = {key for key in embodiment.action if rests_at_zero(embodiment, key)}
+    assert set(zero) <= resting
+    assert not any(embodiment.action[key].joints for key in resting)
 
 
 def test_the_table_of_the_docs_says_what_moves_today() -> None:
