@@ -18,7 +18,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from groot_ros.embodiment.schema import Camera, Embodiment
+from groot_ros.embodiment.schema import Camera, Embodiment, Output
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
@@ -46,6 +46,11 @@ class Frame:
 class Observer:
     """A node with a thread of its own; use as a context manager.
 
+    Attributes:
+        chunks, statuses: messages of the policy node, in order of arrival.
+        commands: trajectories of all JointTrajectory outputs together.
+        streams: output -> (arrival on the steady clock in s, command), of every type.
+
     Args:
         embodiment: whose topics to listen to.
         frame_every_s: keep a frame per camera at this interval; None listens to no camera.
@@ -55,6 +60,7 @@ class Observer:
     def __init__(self, embodiment: Embodiment, *, frame_every_s: float | None = None, joints: bool = True) -> None:
         self.chunks: list[ActionChunk] = []
         self.commands: list[JointTrajectory] = []
+        self.streams: dict[str, list[tuple[float, Any]]] = {name: [] for name in embodiment.outputs}
         self.statuses: list[PolicyStatus] = []
         self.joints: list[JointSample] = []
         self.frames: dict[str, list[Frame]] = {name: [] for name in embodiment.cameras}
@@ -68,9 +74,9 @@ class Observer:
         subscribe = self.node.create_subscription
         subscribe(ActionChunk, f"{POLICY}/action_chunk", self._keep(self.chunks), convert.RELIABLE_QOS)
         subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
-        for output in embodiment.outputs.values():
-            if output.type == JOINT_TRAJECTORY:
-                subscribe(JointTrajectory, output.topic, self._keep(self.commands), convert.RELIABLE_QOS)
+        for name, output in embodiment.outputs.items():
+            kind, keep = convert.message_class(output.type), self._keep_command(name, output)
+            subscribe(kind, output.topic, keep, convert.RELIABLE_QOS)
         if joints:
             for stream in embodiment.state_streams.values():
                 if stream.type == "sensor_msgs/msg/JointState":
@@ -139,6 +145,18 @@ class Observer:
         def receive(message: Any) -> None:
             with self.changed:
                 into.append(message)
+                self.changed.notify_all()
+
+        return receive
+
+    def _keep_command(self, name: str, output: Output) -> Callable[[Any], None]:
+        kept = self.streams[name]
+
+        def receive(message: Any) -> None:
+            with self.changed:
+                kept.append((time.monotonic(), message))
+                if output.type == JOINT_TRAJECTORY:
+                    self.commands.append(message)
                 self.changed.notify_all()
 
         return receive
