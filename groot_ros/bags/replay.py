@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from groot_ros.bags.read import Bag, BagMessage
 from groot_ros.bags.report import JointError, ReplayedChunk, ReplayReport, StreamReport, joint_errors, spread
 from groot_ros.bags.topics import COMMAND_PREFIX, INSTRUCTION, BagError
-from groot_ros.control.plan import plan_chunk
+from groot_ros.control.layout import Layout
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Refusal
-from groot_ros.policy.base import Policy
+from groot_ros.policy.base import Policy, due_ns
 from groot_ros.simulation.trajectory import Point, TrajectoryFollower, TrajectoryRefused
 
 # A bag whose log times and header stamps are this far apart was recorded on two clocks: no tick could be assembled.
@@ -83,7 +83,7 @@ class _Run:
         self._given = instruction
         self._instruction = embodiment.language.default or "" if instruction is None else instruction
         self._period_ns, self._seed = period_ns, seed
-        self._assembler = Assembler(embodiment)
+        self._assembler, self._layout = Assembler(embodiment), Layout(embodiment)
         self._next_tick_ns = bag.start_ns + period_ns
         self._ticks = 0
         self._refused: Counter[str] = Counter()
@@ -136,11 +136,13 @@ class _Run:
         chunk = self._policy.act(observation, seed=self._seed)
         latency_s = time.perf_counter() - begin
         self._chunks.append(ReplayedChunk(tick_ns, latency_s, dict(observation.ages_s), chunk))
-        plan = plan_chunk(self._embodiment, chunk)
+        values = self._layout.values(chunk.actions)
+        positions = values[:, [self._layout.joint_columns[joint] for joint in self._embodiment.action_joints]]
+        times_ns = due_ns(chunk.stamp_ns, chunk.dt_s, len(values))
         # Points after the next tick's would have been replaced: every instant is judged once.
-        executed = plan.due_ns <= chunk.stamp_ns + self._period_ns
-        self._commands.expect(plan.due_ns[executed], plan.positions[executed])
-        self._states.expect(plan.due_ns[executed], plan.positions[executed])
+        executed = times_ns <= chunk.stamp_ns + self._period_ns
+        self._commands.expect(times_ns[executed], positions[executed])
+        self._states.expect(times_ns[executed], positions[executed])
 
     def report(self) -> ReplayReport:
         streams = {name: self._stream_report(name) for name in self._assembler.streams}

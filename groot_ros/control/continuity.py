@@ -56,7 +56,7 @@ class ContinuitySummary:
 
 
 class Continuity:
-    """Collects; not thread-safe (called under the lock of the control loop).
+    """Collects under the lock of the control loop; ``summary`` may be asked for without it, for it reads copies.
 
     Args:
         space: the command space.
@@ -136,10 +136,10 @@ class Continuity:
         nan = float("nan")
         if not self._accelerations:
             return nan, nan, nan
-        ticks, values = (np.array(column) for column in zip(*self._accelerations, strict=True))
+        ticks, values = (np.array(column) for column in zip(*list(self._accelerations), strict=True))
         at_seam = np.zeros(len(ticks), dtype=bool)
         peaks = []
-        for seam in self._seams:
+        for seam in list(self._seams):
             near = np.abs(ticks - seam) <= SEAM_TICKS
             if near.any():
                 peaks.append(float(values[near].max()))
@@ -149,7 +149,7 @@ class Continuity:
 
 
 def _percentiles(values: deque[float] | deque[int], *which: int) -> tuple[float, ...]:
-    known = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
+    known = np.array([value for value in list(values) if np.isfinite(value)], dtype=np.float64)
     if not len(known):
         return (float("nan"),) * len(which)
     return tuple(float(value) for value in np.percentile(known, which))

@@ -129,23 +129,6 @@ class Layout:
                 found.update(zip(spec.joints, values.tolist(), strict=True))
         return found
 
-    def out_of_bounds(self, actions: Mapping[str, NDArray[np.floating]]) -> str | None:
-        """The first orientation number outside its ``bounds``, named; None: all are inside. They cannot be clamped."""
-        for key, columns in self.keys.items():
-            spec = self.embodiment.action[key]
-            if columns.orientation is None or spec.bounds is None:
-                continue
-            rows = to_ros(self.embodiment, spec, np.asarray(actions[key], dtype=np.float64))
-            for place in columns.orientation[2]:
-                low, high = spec.bounds.lower[place], spec.bounds.upper[place]
-                bad = np.flatnonzero((rows[:, place] < low) | (rows[:, place] > high))
-                if len(bad):
-                    return (
-                        f"{key}.{spec.names[place]} is {rows[bad[0], place]:.4g} at point {bad[0]} of the chunk, "
-                        f"outside its bounds {low:g} .. {high:g}; an orientation cannot be clamped"
-                    )
-        return None
-
     def _add(self, columns: _Columns, output: str, key: str) -> KeyColumns:
         spec = self.embodiment.action[key]
         pose = POSE_OF.get(self.embodiment.outputs[output].type)

@@ -156,6 +156,11 @@ class ChunkTimeline:
         """What is being executed; None before the first chunk of a run."""
         return self._track
 
+    @property
+    def observed_ns(self) -> int | None:
+        """Stamp of the observation behind what is executed; None when nothing is."""
+        return self._last.chunk.stamp_ns if self._last is not None else None
+
     def step(self, tick: int) -> Step | None:
         """What to command on ``tick``; None when nothing has been planned yet."""
         track = self._track
@@ -288,7 +293,8 @@ class ChunkTimeline:
         if self._last is not None and chunk.stamp_ns <= self._last.chunk.stamp_ns:
             older_s = (self._last.chunk.stamp_ns - chunk.stamp_ns) * 1e-9
             return Unusable("chunk_older", f"its observation is {older_s:.3f} s older than that of the chunk in force")
-        start, fresh = self._start(track, tick, measured, measured_ns, values)
+        first = min(int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")), len(values) - 1)
+        start, fresh = self._start(track, tick, measured, measured_ns, values[first])
         begun = tick if fresh or self._restarted else self._begun_tick
         base = (
             track
@@ -297,7 +303,6 @@ class ChunkTimeline:
         )
         path, old = self._paths(base, chunk, due_ns, values, tick, end, fresh)
         if fresh or self._restarted:
-            first = min(int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")), len(values) - 1)
             self._gate.check_start(start.values, values[first])
         took_over = None
         if not fresh:
@@ -310,7 +315,7 @@ class ChunkTimeline:
             track,
             spliced(base, tick, rows, speeds, end, self._history),
             tick + 1,
-            int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")),
+            first,
             clamped,
             stamp_ns,
             values,
@@ -348,11 +353,12 @@ class ChunkTimeline:
         tick: int,
         measured: tuple[Array, NDArray[np.bool_]],
         measured_ns: int,
-        values: Array,
+        target: Array,
     ) -> tuple[Motion, bool]:
         """Where the new path begins, and whether that is a start: from where the robot was measured, at rest.
 
-        It begins from what is commanded as long as that moves, or the robot was not seen since, or is still there.
+        It begins from what is commanded as long as that moves, or the robot was not seen since, or is still there; what
+        is not measured begins at its first ``target``.
         """
         space = self._layout.space
         seen, known = measured
@@ -366,7 +372,7 @@ class ChunkTimeline:
                 return commanded, False
             fallback = commanded.values
         else:
-            fallback = values[0]
+            fallback = target
         start = space.plus(fallback, np.where(known, space.minus(seen, fallback), 0.0))
         return Motion(space.at_rest(start), np.zeros(space.tangent_count)), True
 

@@ -83,18 +83,6 @@ def check_generation(embodiment: Embodiment, generation: str, checkpoint_name: s
         )
 
 
-def check_chunking(embodiment: Embodiment, generation: str, checkpoint_name: str) -> None:
-    """Raise EmbodimentError when ``control.chunking`` is a mode that the checkpoint's generation does not have."""
-    if embodiment.control.chunking == "native" and generation != "n1d7":
-        path: Path = ("control", "chunking")
-        raise EmbodimentError(
-            [
-                f"{where(embodiment, path)}: {dotted(embodiment, path)}: expected a mode that {checkpoint_name} "
-                f"({generation}) can do, found 'native', which only n1d7 has, write guided"
-            ]
-        )
-
-
 def check_against_metadata(embodiment: Embodiment, metadata: Mapping[str, Any], checkpoint_name: str) -> None:
     """Compare a robot with an N1.5 checkpoint, which says what was recorded but not which keys the model takes.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
+from groot_ros.embodiment.control_schema import Chunking
 from groot_ros.nodes.parameters import parameter
 from groot_ros.policy.local import DTYPES
 
@@ -24,10 +26,23 @@ class PolicyParameters:
     denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)
     replan_steps: int = parameter(
         0,
-        "Steps of a chunk until the next inference starts; 0: half the chunk",
+        "Steps of a chunk until the next inference starts, earlier if the queue would run empty; 0: half the chunk",
         unit="steps",
         minimum=0,
         maximum=1000,
+    )
+    control_rate_hz: float = parameter(
+        0.0, "Control ticks per second; 0: the YAML's control.rate_hz", unit="Hz", minimum=0.0, maximum=1000.0
+    )
+    chunking: str = parameter(
+        "", "How a chunk follows the one before; empty: the YAML's control.chunking", choices=("", *get_args(Chunking))
+    )
+    inference_timeout_s: float = parameter(
+        0.0,
+        "An inference that takes longer stops the robot (latched); 0: ten times the warm-up's, at least 1 s",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
     )
     seed: int = parameter(-1, "Seed of every chunk's noise; -1: a fresh one per chunk", minimum=-1, maximum=2**31 - 1)
     torch_threads: int = parameter(0, "CPU threads of torch; 0: torch's choice", unit="threads", minimum=0, maximum=256)

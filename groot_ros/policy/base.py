@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from groot_ros.observation.types import Observation
 
 
+def due_ns(stamp_ns: int, dt_s: float, rows: int) -> NDArray[np.int64]:
+    """When the rows of a chunk are due, int64 [rows]: row ``i`` at ``stamp_ns + (i + 1) * dt_s``."""
+    return stamp_ns + np.rint(np.arange(1, rows + 1) * dt_s * 1e9).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What the model said for one observation, in physical, absolute units of the model's action keys.

@@ -22,6 +22,7 @@ from groot_ros.observation.types import Observation, Refusal
 from groot_ros.policy.base import Chunk, Policy
 
 ATTEMPTS = 4
+DISOWNED = "disowned"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class PolicyCycle:
     ) -> None:
         self._layout, self._assembler, self._policy = layout, assembler, policy
         self._timeline, self._training = timeline, training
-        self._now_ns, self._tick, self._lock = now_ns, tick, lock
+        self._now_ns, self._tick, self.lock = now_ns, tick, lock
 
     def run(
         self,
@@ -105,7 +106,7 @@ class PolicyCycle:
             executed: called under the lock, right after.
         """
         begin = time.perf_counter()
-        with self._lock:
+        with self.lock:
             if alone:
                 self._timeline.forget()
             version, launched = self._timeline.version, self._tick()
@@ -116,11 +117,11 @@ class PolicyCycle:
         if outside is not None:
             return outside
         assembled = time.perf_counter()
-        with self._lock:
+        with self.lock:
             prefix = self._timeline.prefix(observation.stamp_ns, self._tick(), instruction)
         chunk = self._policy.act(observation, seed=seed, prefix=prefix)
         acted = time.perf_counter()
-        with self._lock:
+        with self.lock:
             delay = self._tick() - launched
             self._timeline.counted(delay)
         try:
@@ -160,7 +161,7 @@ class PolicyCycle:
             accepted = self._timeline.plan(chunk, self._tick() + attempt, measured, seen_ns)
             if isinstance(accepted, Unusable):
                 return accepted
-            with self._lock:
+            with self.lock:
                 if version != self._timeline.version or not permitted():
                     break
                 if self._timeline.commit(accepted, self._tick()):
@@ -168,7 +169,7 @@ class PolicyCycle:
                     return accepted
         else:
             return Unusable("chunk_too_late", f"the control loop was quicker than the plan, {ATTEMPTS} times over")
-        return Unusable("disowned", "the policy was stopped, restarted or told otherwise while the model ran")
+        return Unusable(DISOWNED, "the policy was stopped, restarted or told otherwise while the model ran")
 
     def _gated(self, accepted: Accepted) -> NDArray[np.float64]:
         chunk = accepted.chunk
