@@ -64,7 +64,6 @@ def resample(space: Space, due_ns: Times, values: Array, at_ns: Times) -> tuple[
 
     outside = (at_ns < due_ns[0]) | (at_ns > due_ns[-1])
     velocities[outside] = 0.0
-    velocities[at_ns >= due_ns[-1]] *= cubic  # a straight line ends with its last row
     _rows_exactly(space, due_ns, values, at_ns, result)
     return result, velocities
 

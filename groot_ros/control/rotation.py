@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 _SMALL_SINE = 1e-8  # below this angle/sin(angle) is 1 to within float64
+_SMALL_ANGLE = 1e-2  # below this two terms of a series are exact to 1e-10, and differences of near numbers are not
 
 
 def _product_table() -> Array:
@@ -69,6 +70,36 @@ def log(q: ArrayLike) -> Array:
     small = sine < _SMALL_SINE
     factor = np.where(small, 2.0, 2.0 * np.arctan2(sine, np.abs(w)) / np.where(small, 1.0, sine))
     return vector * np.where(w < 0.0, -factor, factor)[..., None]
+
+
+def angular_velocity(rotvec: ArrayLike, rate: ArrayLike) -> Array:
+    """Angular velocity about the fixed axes [..., 3] of a rotation vector [..., 3] that changes by ``rate`` [..., 3].
+
+    The left Jacobian of SO(3): with r = |rotvec|, rate + (1 - cos r)/r^2 rotvec x rate
+    + (r - sin r)/r^3 rotvec x (rotvec x rate).
+    """
+    vector, change = _rows(rotvec, 3, "rotvec"), _rows(rate, 3, "rate")
+    angle = np.sqrt(np.einsum("...i,...i->...", vector, vector))[..., None]
+    one = 0.5 * np.sinc(0.5 * angle / np.pi) ** 2
+    small = angle < _SMALL_ANGLE
+    safe = np.where(small, 1.0, angle)
+    two = np.where(small, (1.0 - angle**2 / 20.0) / 6.0, (safe - np.sin(safe)) / safe**3)
+    across = np.cross(vector, change)
+    return change + one * across + two * np.cross(vector, across)
+
+
+def rate(rotvec: ArrayLike, angular: ArrayLike) -> Array:
+    """The inverse of ``angular_velocity`` for |rotvec| < 2 pi: how a rotation vector changes at an angular velocity.
+
+    angular - rotvec x angular / 2 + (1 - r/2 cot(r/2))/r^2 rotvec x (rotvec x angular).
+    """
+    vector, velocity = _rows(rotvec, 3, "rotvec"), _rows(angular, 3, "angular")
+    angle = np.sqrt(np.einsum("...i,...i->...", vector, vector))[..., None]
+    small = angle < _SMALL_ANGLE
+    half = 0.5 * np.where(small, 1.0, angle)
+    two = np.where(small, (1.0 + angle**2 / 60.0) / 12.0, (1.0 - half / np.tan(half)) / (4.0 * half**2))
+    across = np.cross(vector, velocity)
+    return velocity - 0.5 * across + two * np.cross(vector, across)
 
 
 def unit(q: ArrayLike) -> Array:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from groot_ros.control.rotation import conjugate, exp, log, multiply, unit
+from groot_ros.control.rotation import angular_velocity, conjugate, exp, log, multiply, rate, unit
 
 RNG = np.random.default_rng(7)
 VECTORS = arrays(np.float64, (5, 3), elements=st.floats(-20.0, 20.0, width=64))
@@ -61,6 +61,17 @@ def test_tiny_and_half_turns_keep_their_digits(angle: float) -> None:
 def test_log_of_exactly_half_a_turn_has_norm_pi() -> None:
     q = np.array([[0.0, 1.0, 0.0, 0.0], [0.0, -1.0, 0.0, -0.0]])
     np.testing.assert_allclose(log(q), [[0.0, np.pi, 0.0], [0.0, -np.pi, 0.0]], atol=1e-15)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-5, 0.0099, 0.0101, 0.5, 3.1, 5.0])
+def test_angular_velocity_is_that_of_the_turning_frame_and_rate_its_inverse(angle: float) -> None:
+    rng = np.random.default_rng(2)
+    vector = angle * unit(rng.normal(size=(20, 4)))[:, :3]
+    change, h = rng.normal(size=(20, 3)), 1e-5
+    turn = multiply(exp(vector + h * change), conjugate(exp(vector - h * change)))
+    angular = angular_velocity(vector, change)
+    np.testing.assert_allclose(angular, log(turn) / (2.0 * h), atol=2e-9)
+    np.testing.assert_allclose(rate(vector, angular), change, atol=1e-9)
 
 
 def test_unit_of_tiny_and_huge_quaternions() -> None:
