@@ -1,20 +1,23 @@
-"""Plain values to ROS messages."""
+"""Times, message classes and quality of service."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from typing import get_args
 
-from groot_ros.control.plan import JointPlan, point_velocities
-from groot_ros.embodiment.load import load_embodiment
+import pytest
+from rclpy.qos import ReliabilityPolicy
+
 from groot_ros.embodiment.schema import CAMERA_TYPES, STATE_TYPES, Output
-from groot_ros.nodes.convert import message_class, to_duration, to_time, trajectory_message
+from groot_ros.nodes.convert import message_class, stream_qos, to_duration, to_time
 
 T0 = 1_700_000_000_999_999_999
 
 
-@pytest.mark.parametrize("name", [*CAMERA_TYPES, *STATE_TYPES])
-def test_every_stream_type_of_the_schema_is_there(name: str) -> None:
+OUTPUT_TYPES = get_args(Output.model_fields["type"].annotation)
+
+
+@pytest.mark.parametrize("name", [*CAMERA_TYPES, *STATE_TYPES, *OUTPUT_TYPES])
+def test_every_type_of_the_schema_is_there(name: str) -> None:
     assert message_class(name).__name__ == name.rsplit("/", 1)[1]
 
 
@@ -24,18 +27,8 @@ def test_times_keep_their_nanoseconds() -> None:
     assert (duration.sec, duration.nanosec) == (1, 500_000_001)
 
 
-def test_an_output_carries_its_keys_joints_in_its_order() -> None:
-    embodiment = load_embodiment("sim_arm")
-    positions = np.arange(18.0).reshape(3, 6) / 100
-    due_ns = T0 + np.array([1, 2, 3]) * 33_333_333
-    plan = JointPlan(tuple(embodiment.action_joints), T0, due_ns, positions, point_velocities(positions, 1 / 30))
-    output = Output(
-        topic="/hand", type="trajectory_msgs/msg/JointTrajectory", keys=["gripper", "single_arm"], frame_id="base"
-    )
-    message = trajectory_message(plan, output, embodiment)
-    assert list(message.joint_names) == ["gripper", *embodiment.action["single_arm"].joints]
-    assert (message.header.frame_id, message.header.stamp) == ("base", to_time(T0))
-    for row, point in enumerate(message.points):
-        np.testing.assert_array_equal(point.positions, positions[row, [5, 0, 1, 2, 3, 4]])
-        np.testing.assert_array_equal(point.velocities, plan.velocities[row, [5, 0, 1, 2, 3, 4]])
-        assert point.time_from_start == to_duration(33_333_333 * (row + 1))
+@pytest.mark.parametrize(("rate_hz", "depth"), [(10.0, 5), (30.0, 6), (500.0, 100)])
+def test_a_queue_holds_what_comes_while_the_callbacks_are_busy(rate_hz: float, depth: int) -> None:
+    qos = stream_qos("sensor_data", rate_hz, 0.2)
+    assert (qos.depth, qos.reliability) == (depth, ReliabilityPolicy.BEST_EFFORT)
+    assert stream_qos("reliable", rate_hz, 0.2).reliability is ReliabilityPolicy.RELIABLE
