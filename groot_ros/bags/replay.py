@@ -231,9 +231,9 @@ class _Commands:
     def _settle(self, before_ns: int) -> None:
         """Compare all points due before ``before_ns`` with what was commanded at their time."""
         later = []
-        for due_ns, predicted in self._expected:
-            if due_ns >= before_ns:
-                later.append((due_ns, predicted))
+        for time_ns, predicted in self._expected:
+            if time_ns >= before_ns:
+                later.append((time_ns, predicted))
             elif self._outputs and len(self._followers) == len(self._outputs):
                 commanded = {
                     joint: value
