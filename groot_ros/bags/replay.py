@@ -238,7 +238,7 @@ class _Commands:
                 commanded = {
                     joint: value
                     for follower in self._followers.values()
-                    for joint, value in zip(follower.joints, follower.sample(due_ns)[0], strict=True)
+                    for joint, value in zip(follower.joints, follower.sample(time_ns)[0], strict=True)
                 }
                 self._differences.append(predicted - np.array([commanded[joint] for joint in self._joints]))
         self._expected = later
