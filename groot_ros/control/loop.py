@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 3000
+WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LoopTiming:
         rate_hz: ticks per second that are asked for.
         ticks: since the start.
         missed: ticks that were due and never happened.
-        jitter_p50_s, jitter_p99_s, jitter_max_s: how late ticks began, over the last ``WINDOW``; NaN before the first.
+        jitter_p50_s, jitter_p99_s, jitter_max_s: how late ticks began, over the last minute; NaN before the first.
     """
 
     rate_hz: float
@@ -67,7 +67,7 @@ class ControlLoop:
         self._poll_s = poll_s
         self._tick: int | None = None
         self._ticks = self._missed = 0
-        self._late_s: deque[float] = deque(maxlen=WINDOW)
+        self._late_s: deque[float] = deque(maxlen=round(WINDOW_S * 1e9 / period_ns))
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="control", daemon=True)
 
@@ -89,7 +89,7 @@ class ControlLoop:
 
     def timing(self) -> LoopTiming:
         """Numbers for now."""
-        late_s = np.array(self._late_s)
+        late_s = np.array(list(self._late_s))
         p50, p99, most = np.percentile(late_s, [50, 99, 100]).tolist() if len(late_s) else [float("nan")] * 3
         return LoopTiming(1e9 / self._period_ns, self._ticks, self._missed, p50, p99, most)
 

@@ -193,15 +193,14 @@ class PolicyNode(LifecycleNode):
         return False
 
     def _report(self, robot: Robot, planned: Planned) -> None:
-        age_s = (self._now_ns() - planned.accepted.chunk.stamp_ns) * 1e-9
-        recovered = self._supervisor.sent(age_s - planned.stages_s["model"], planned.stages_s)
+        recovered = self._supervisor.sent(planned.age_s - planned.stages_s["model"], planned.stages_s)
         robot.continuity.delayed(planned.delay_ticks)
         self._chunks.publish(
             reports.chunk_message(
                 planned.accepted,
                 robot.layout,
                 self._sequence,
-                age_s,
+                planned.age_s,
                 planned.stages_s,
                 planned.gated_actions,
                 delay_ticks=planned.delay_ticks,

@@ -35,6 +35,7 @@ class Planned:
         gated_actions: float64 [H, sum(D)] in model units, what is commanded at the time of every row; rows that were
             past are NaN, for they were not sent, and so are columns of keys that are not commanded.
         delay_ticks: control ticks that passed while the inference ran.
+        age_s: of the observation, when the chunk became what is executed.
         stages_s: stage -> seconds, in order.
     """
 
@@ -42,6 +43,7 @@ class Planned:
     accepted: Accepted
     gated_actions: NDArray[np.float64]
     delay_ticks: int
+    age_s: float
     stages_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -137,7 +139,8 @@ class PolicyCycle:
             "transfer": transfer_s,
             "plan": time.perf_counter() - acted,
         }
-        return Planned(observation, accepted, self._gated(accepted), delay, stages)
+        age_s = (self._now_ns() - chunk.stamp_ns) * 1e-9
+        return Planned(observation, accepted, self._gated(accepted), delay, age_s, stages)
 
     def _outside(self, observation: Observation) -> Refusal | Rejected | None:
         refusal = self._training.refusal(observation) if self._training is not None else None
