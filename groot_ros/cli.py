@@ -262,6 +262,37 @@ def benchmark_node(
         run_node_benchmark(checkpoint, embodiment, duration, output, console)
 
 
+@benchmark_app.command("control")
+def benchmark_control(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Default: a tiny random checkpoint.")
+    ] = None,
+    embodiment: EmbodimentOption = "sim_arm",
+    rate: Annotated[
+        list[float] | None, typer.Option(min=1.0, help="Control rate (Hz); may be given again. Default: 50 and 100.")
+    ] = None,
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to measure per rate.")] = 60.0,
+    denoising_steps: Annotated[
+        int, typer.Option(min=1, max=100, help="Euler steps; many keep a tiny model busy from frame to frame.")
+    ] = 16,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """How late control ticks begin, and how many are missed, while the model infers without pause.
+
+    Exit code 1 when a tick is missed at 50 Hz, or one in a hundred begins more than 5 ms late.
+
+    Example: [bold]groot-ros benchmark control --rate 50 --duration 60[/bold]
+    """
+    from groot_ros.closed_loop.control_benchmark import run_control_benchmark
+
+    with _refusals():
+        kept = run_control_benchmark(
+            checkpoint, embodiment, rate or [50.0, 100.0], duration, denoising_steps, output, console
+        )
+    if not kept:
+        raise typer.Exit(1)
+
+
 @benchmark_app.command("load")
 def benchmark_load(
     checkpoint: Annotated[

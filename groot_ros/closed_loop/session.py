@@ -27,7 +27,7 @@ class Session:
     Attributes:
         embodiment: the robot.
         chunks: every action chunk, in order.
-        status: the last status.
+        statuses: every status.
         joints: every joint state.
         frames: camera -> frames at the interval asked for.
         instructions: (ROS time ns, text) of every instruction given.
@@ -36,11 +36,16 @@ class Session:
 
     embodiment: Embodiment
     chunks: list[ActionChunk]
-    status: PolicyStatus
+    statuses: list[PolicyStatus]
     joints: list[JointSample]
     frames: dict[str, list[Frame]]
     instructions: list[tuple[int, str]]
     exit_codes: dict[str, int]
+
+    @property
+    def status(self) -> PolicyStatus:
+        """The last one."""
+        return self.statuses[-1]
 
     def summary(self) -> Summary:
         """The numbers."""
@@ -107,7 +112,7 @@ def run_session(
     return Session(
         embodiment,
         observer.chunks,
-        observer.statuses[-1],
+        observer.statuses,
         observer.joints,
         observer.frames,
         given,
