@@ -26,7 +26,11 @@ class Sender(Protocol):
     """Where commands go (``nodes.commands.CommandPublishers``)."""
 
     def send_track(self, track: Track, tick: int, stamp_ns: int) -> None:
-        """To outputs that take whole trajectories: the rows after ``tick``."""
+        """To outputs that take whole trajectories: the rows after ``tick``.
+
+        The commander begins with the row under way: a controller that goes to a first point that lies ahead begins
+        at the measured joint, which lags, and would jump.
+        """
         ...
 
     def send_step(self, motion: Motion, time_ns: int) -> None:
@@ -100,7 +104,7 @@ class Commander:
         if self.dry_run:
             return
         tick = self._tick()
-        self._sender.send_track(accepted.track, tick, min(accepted.stamp_ns, self._timeline.pace.time_ns(tick)))
+        self._sender.send_track(accepted.track, tick - 1, min(accepted.stamp_ns, self._timeline.pace.time_ns(tick)))
         self._continuity.took_over(accepted.handover)
 
     def brake(self, transition: Callable[[], T]) -> T:
@@ -152,7 +156,7 @@ class Commander:
         tick = self._tick()
         track = self._timeline.brake(tick)
         if track is not None and not (self.dry_run and self._settled):
-            self._sender.send_track(track, tick, self._timeline.pace.time_ns(tick))
+            self._sender.send_track(track, tick - 1, self._timeline.pace.time_ns(tick))
 
     def _step(self, tick: int) -> None:
         step = self._timeline.step(tick)
