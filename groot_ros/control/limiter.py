@@ -27,6 +27,9 @@ _POSITION_SLACK = 1e-12
 _SPEED_SLACK = 1e-11
 _ACCELERATION_SLACK = 5e-10
 
+# Least share of the acceleration that is counted on to brake relative to a target that brakes itself.
+_LEAST = 0.25
+
 _RULES = ("position", "velocity", "acceleration")
 
 
@@ -72,7 +75,8 @@ def follow(space: Space, start: Motion, targets: Array, target_velocities: Array
     Args:
         space: the columns and their limits.
         start: the row before the first one.
-        targets: float64 [T, C], one row per tick.
+        targets: float64 [T, C], one row per tick. More rows than are used now are of use: where the last row moves,
+            nothing says how its velocity goes on, and it is taken to be as before.
         target_velocities: float64 [T, V], per s.
         period_s: time between rows (s).
 
@@ -157,10 +161,10 @@ class _Goals:
     """Targets as they may be met: inside the bounds; all [T, ...], what depends on the row before is left out."""
 
     values: Array  # [T, C]
-    lines: Array  # [T, V]: the values of the lines, 0 for orientations
     velocities: Array  # [T, V]
+    gains: Array  # [T, V]: what the velocity grows by from this row to the next
     outside: Mask  # [T, V]: the target was outside the bounds
-    unstoppable: Mask  # [T, V]: outside, or the column could not stop before its bound from there
+    unstoppable: Mask  # [T, V]: from there and at that velocity the column could not stop before its bound
     turning: Mask  # [T, V]: the curve that ends here may have left the bounds on the other side
 
 
@@ -195,12 +199,15 @@ class _Law:
         ticks = np.ceil(speed / self.delta)
         return self.period_s * ((ticks - 0.5) * speed - 0.5 * self.delta * ticks * (ticks - 1.0))
 
-    def reach(self, way: Array) -> Array:
-        """Highest speed v >= 0 [..., V] with v * period / 2 + stop_distance(v) <= ``way`` (0 where that is < 0)."""
+    def reach(self, way: Array, delta: Array) -> Array:
+        """Highest speed v >= 0 [..., V] with v * period / 2 + its stop distance <= ``way`` (0 where that is < 0).
+
+        ``delta`` is the speed that each tick of the stop takes away.
+        """
         way = np.minimum(np.maximum(way, 0.0), self.far)
-        ticks = np.ceil(0.5 * (np.sqrt(1.0 + (8.0 / self.period_s) * way / self.delta) - 1.0))
+        ticks = np.ceil(0.5 * (np.sqrt(1.0 + (8.0 / self.period_s) * way / delta) - 1.0))
         ticks = np.maximum(ticks, 1.0)
-        return (way / self.period_s + 0.5 * self.delta * ticks * (ticks - 1.0)) / ticks
+        return (way / self.period_s + 0.5 * delta * ticks * (ticks - 1.0)) / ticks
 
     def lines(self, values: Array) -> Array:
         """[..., C] -> [..., V]: the values in the tangent columns, 0 for orientations (they have no bounds)."""
@@ -230,7 +237,11 @@ class _Law:
         ahead, behind = np.where(forward, up, down), np.where(forward, down, up)
         unstoppable = ~self.free & (self.stop_distance(speed) > ahead + _POSITION_SLACK)
         turning = ~self.free & (speed * self.period_s / 3.0 > behind)
-        return _Goals(values, lines, velocities, outside, unstoppable | outside, turning)
+        gains = np.zeros_like(velocities)
+        if len(gains) > 1:
+            np.subtract(velocities[1:], velocities[:-1], out=gains[:-1])
+            gains[-1] = gains[-2]
+        return _Goals(values, velocities, gains, outside, unstoppable, turning)
 
     def broken(self, way: Array, v: Array, w: Array) -> tuple[Mask, Mask]:
         """Does the Hermite segment over ``way`` [..., V], from velocity ``v`` to ``w``, break velocity, acceleration?
@@ -261,14 +272,19 @@ class _Law:
             result |= inside & ((at > up + _POSITION_SLACK) | (at < -down - _POSITION_SLACK))
         return result
 
-    def approach(self, way: Array, v: Array, w: Array, up: Array, down: Array) -> Array:
+    def approach(self, way: Array, v: Array, w: Array, gain: Array, up: Array, down: Array) -> Array:
         """The velocity [V] at the end of a tick of constant acceleration towards a target that cannot be met in it.
 
-        ``way`` to the target, whose velocity is ``w``; ``up`` and ``down`` are the room to stop in.
+        ``way`` to the target, whose velocity is ``w`` and grows by ``gain`` per tick; ``up`` and ``down`` are the room
+        to stop in.
         """
         half = 0.5 * self.period_s
         short = way - half * (v + w)  # what would be left of the way with w at the end
-        gained, rise, sink = self.reach(np.stack((np.abs(short), up - half * v, down + half * v)))
+        # What brakes relative to the target: a target that brakes too leaves less. Without this a path at four fifths
+        # of the acceleration limit is never caught, only swung around.
+        closing = np.minimum(np.maximum(self.delta + np.copysign(1.0, short) * gain, _LEAST * self.delta), self.delta)
+        ways = np.stack((np.abs(short), up - half * v, down + half * v))
+        gained, rise, sink = self.reach(ways, np.stack((closing, self.delta, self.delta)))
         wanted = w + np.copysign(gained, short)
         wanted = np.minimum(np.maximum(wanted, -np.minimum(self.speed, sink)), np.minimum(self.speed, rise))
         return np.minimum(np.maximum(wanted, v - self.delta), v + self.delta)
@@ -291,22 +307,24 @@ def _follow(law: _Law, start: Motion, goals: _Goals) -> Limited:
         line = law.lines(current)
         way = space.minus(goal, current)
         fast, sharp = law.broken(way, v, w)
-        misses = goals.unstoppable[tick] & ~goals.outside[tick]
         # Where a start cannot stop before its bound, the bound is where it can.
         room = law.stop_distance(np.abs(v))
         up = np.maximum(law.upper - line, np.where(v > 0.0, room, 0.0))
         down = np.maximum(line - law.lower, np.where(v < 0.0, room, 0.0))
+        misses = goals.unstoppable[tick]
         if goals.turning[tick].any():
             misses = misses | (goals.turning[tick] & law.leaves(way, v, w, up, down))
         missed = misses | fast | sharp
         exact = not missed.any()
         if exact:
             continue
-        met = ~missed
-        v1 = np.where(met, w, law.approach(way, v, w, up, down))
-        way = np.where(met, way, 0.5 * law.period_s * (v + v1))
         reason = np.where(misses, 1, np.where(fast, 2, 3))
         rules[tick] = np.where(missed & (rules[tick] == 0), reason, rules[tick])
+        met = ~missed
+        for _, tangent in space.rotations:  # one axis alone cannot arrive: the others turn it
+            met[tangent : tangent + 3] = met[tangent : tangent + 3].all()
+        v1 = np.where(met, w, law.approach(way, v, w, goals.gains[tick], up, down))
+        way = np.where(met, way, 0.5 * law.period_s * (v + v1))
         current, v = _arrive(space, current, way, goal, met), v1
         values[tick], velocities[tick] = current, v
     return Limited(values, velocities, _counts(space, rules))
@@ -318,7 +336,7 @@ def _easy(law: _Law, goals: _Goals) -> Mask:
     if len(easy) > 1:
         ways = law.space.minus(goals.values[1:], goals.values[:-1])
         fast, sharp = law.broken(ways, goals.velocities[:-1], goals.velocities[1:])
-        hard = fast | sharp | goals.turning[1:] | (goals.unstoppable[1:] & ~goals.outside[1:])
+        hard = fast | sharp | goals.turning[1:] | goals.unstoppable[1:]
         easy[1:] = ~hard.any(axis=1)
     return easy
 
@@ -331,7 +349,7 @@ def _arrive(space: Space, current: Array, way: Array, goal: Array, met: Mask) ->
     values, tangents = space.lines
     moved[values] = np.where(met[tangents], goal[values], moved[values])
     for value, tangent in space.rotations:
-        if met[tangent : tangent + 3].all():
+        if met[tangent]:
             moved[value : value + 4] = goal[value : value + 4]
     return moved
 
