@@ -65,7 +65,8 @@ class Worker:
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():  # not so when configuring failed before the start
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def busy_s(self) -> float:
