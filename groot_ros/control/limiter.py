@@ -190,6 +190,8 @@ class _Law:
         self.most_acceleration = np.where(self.free, np.inf, self.acceleration + _ACCELERATION_SLACK)
         # More way than this to go makes no difference: it lets the column go faster than its limit.
         self.far = 4.0 * self.speed * period_s + self.speed**2 / self.acceleration
+        self._ways = np.empty((3, space.tangent_count))
+        self._deltas = np.stack((self.delta, self.delta, self.delta))
 
     def stop_distance(self, speed: Array) -> Array:
         """Way [..., V] to rest from ``speed`` >= 0, losing acceleration * period per tick: a sum of trapezoids.
@@ -282,9 +284,12 @@ class _Law:
         short = way - half * (v + w)  # what would be left of the way with w at the end
         # What brakes relative to the target: a target that brakes too leaves less. Without this a path at four fifths
         # of the acceleration limit is never caught, only swung around.
-        closing = np.minimum(np.maximum(self.delta + np.copysign(1.0, short) * gain, _LEAST * self.delta), self.delta)
-        ways = np.stack((np.abs(short), up - half * v, down + half * v))
-        gained, rise, sink = self.reach(ways, np.stack((closing, self.delta, self.delta)))
+        closing = np.minimum(np.maximum(self.delta + np.sign(short) * gain, _LEAST * self.delta), self.delta)
+        gone = half * v
+        ways, deltas = self._ways, self._deltas
+        ways[0], ways[1], ways[2] = np.abs(short), up - gone, down + gone
+        deltas[0] = closing
+        gained, rise, sink = self.reach(ways, deltas)
         wanted = w + np.copysign(gained, short)
         wanted = np.minimum(np.maximum(wanted, -np.minimum(self.speed, sink)), np.minimum(self.speed, rise))
         return np.minimum(np.maximum(wanted, v - self.delta), v + self.delta)
@@ -294,7 +299,7 @@ def _follow(law: _Law, start: Motion, goals: _Goals) -> Limited:
     """``follow`` for targets that are held inside the bounds."""
     space = law.space
     values, velocities = goals.values.copy(), goals.velocities.copy()
-    rules = np.where(goals.outside, 1, 0)  # which limit, 1 + its index in _RULES, kept the target from being met
+    kept = np.zeros((3, *goals.outside.shape), dtype=bool)  # what kept the target from being met, see _RULES
     easy = _easy(law, goals)
     current, v = start.values, start.velocity
     exact = False  # the row before is its target
@@ -318,8 +323,7 @@ def _follow(law: _Law, start: Motion, goals: _Goals) -> Limited:
         exact = not missed.any()
         if exact:
             continue
-        reason = np.where(misses, 1, np.where(fast, 2, 3))
-        rules[tick] = np.where(missed & (rules[tick] == 0), reason, rules[tick])
+        kept[0, tick], kept[1, tick], kept[2, tick] = misses, fast, sharp
         met = ~missed
         for _, tangent in space.rotations:  # one axis alone cannot arrive: the others turn it
             met[tangent : tangent + 3] = met[tangent : tangent + 3].all()
@@ -327,7 +331,7 @@ def _follow(law: _Law, start: Motion, goals: _Goals) -> Limited:
         way = np.where(met, way, 0.5 * law.period_s * (v + v1))
         current, v = _arrive(space, current, way, goal, met), v1
         values[tick], velocities[tick] = current, v
-    return Limited(values, velocities, _counts(space, rules))
+    return Limited(values, velocities, _counts(space, goals, kept))
 
 
 def _easy(law: _Law, goals: _Goals) -> Mask:
@@ -354,14 +358,16 @@ def _arrive(space: Space, current: Array, way: Array, goal: Array, met: Mask) ->
     return moved
 
 
-def _counts(space: Space, rules: NDArray[np.int_]) -> dict[str, int]:
-    result = {}
-    for column in np.flatnonzero(rules.any(axis=0)):
-        numbers = np.bincount(rules[:, column], minlength=4)
-        for index, rule in enumerate(_RULES, start=1):
-            if numbers[index]:
-                result[f"{space.names[column]}.{rule}"] = int(numbers[index])
-    return result
+def _counts(space: Space, goals: _Goals, kept: Mask) -> dict[str, int]:
+    """Ticks by name and rule, each counted for the first of the rules in ``kept`` [3, T, V]."""
+    kept[0] |= goals.outside
+    kept[1:] &= ~kept[0]
+    kept[2] &= ~kept[1]
+    numbers = kept.sum(axis=1)
+    return {
+        f"{space.names[column]}.{_RULES[rule]}": int(numbers[rule, column])
+        for column, rule in np.argwhere(numbers.T).tolist()
+    }
 
 
 def _check(space: Space, start: Motion, period_s: float) -> None:
