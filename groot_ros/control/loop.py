@@ -117,7 +117,7 @@ class ControlLoop:
             if away_s >= self._patience_s:
                 self._tick = due
                 self._guarded(self._held_up, away_s)
-            elif self._tick is None or due < self._tick:
+            elif not self._tick or due < self._tick:  # simulated time is 0 until its first message
                 self._tick = due
             elif due > self._tick:
                 missed, self._tick = due - self._tick - 1, due
