@@ -274,9 +274,12 @@ def test_a_curve_that_leaves_the_bound_between_two_rows_is_refused() -> None:
     target, velocity = np.array([[1.0 - 1e-5, -1.0 + 1e-5]]), np.array([[-0.04, 0.04]])
     moved, _, _ = curve(target - start.values, start.velocity[None], velocity, 0.02)
     assert np.max(np.abs(start.values + moved)) > 1.0 + 1e-4
-    out = follow(space, start, target, velocity, 0.02)
-    assert out.clamped == {"j0.position": 1, "j1.position": 1}
-    assert_within(space, start, out, 0.02)
+    still = start.values[None]
+    for rows in (0, 1, 3):  # also where all targets before were met
+        targets = np.vstack([still] * rows + [target])
+        out = follow(space, start, targets, np.vstack([0.0 * still] * rows + [velocity]), 0.02)
+        assert out.clamped == {"j0.position": 1, "j1.position": 1}
+        assert_within(space, start, out, 0.02)
 
 
 def test_unlimited_columns_take_their_target_at_once() -> None:
