@@ -45,7 +45,7 @@ class PolicyNode(LifecycleNode):
         self._give_up = give_up
         self._factory = policy
         declare(self, PolicyParameters)
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(lambda reason, message: self.get_logger().error(f"stopped ({reason}): {message}"))
         self._settings = PolicyParameters()
         self._instructions = Instructions()
         self._sequence = 0
@@ -214,12 +214,10 @@ class PolicyNode(LifecycleNode):
         if self._robot is None:
             return  # the process that infers was ended, with an inference under way
         message = f"{type(error).__name__}: {error}"
-        self.get_logger().error(f"inference failed, stopping: {message}")
         self._brake(lambda: self._supervisor.latch("exception", message, error=True))
 
     def _on_work_failed(self, error: Exception) -> None:
         message = f"{type(error).__name__}: {error}"
-        self.get_logger().error(f"the control loop failed, stopping: {message}")
         self._brake(lambda: self._supervisor.latch("control_exception", message, error=True))
 
     def _on_clock_stopped(self) -> None:
@@ -277,8 +275,6 @@ class PolicyNode(LifecycleNode):
         self._active_instruction.publish(String(data=self._instructions.text))
 
     def _on_estop(self, message: Bool) -> None:
-        if message.data:
-            self.get_logger().error("e-stop pressed")
         self._brake(lambda: self._supervisor.estop(message.data))
 
     def _on_time_jump(self, jump: TimeJump) -> None:

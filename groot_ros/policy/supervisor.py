@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,9 +63,13 @@ class Supervisor:
     """State, cause and counters of the policy; safe to call from several threads.
 
     ``lock`` is held while a command goes out, so that after :meth:`stop` has returned no older command follows.
+
+    Args:
+        latched: called with reason and message of every stop that latches, under the lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, latched: Callable[[str, str], None] = lambda reason, message: None) -> None:
+        self._latched = latched
         self.lock = threading.RLock()
         self._state = State.UNCONFIGURED
         self._reason = self._message = ""
@@ -154,6 +158,7 @@ class Supervisor:
         with self.lock:
             if self._state in ACTIVE and self._state not in LATCHED:
                 self._set(State.ERROR if error else State.STOPPED, reason, message)
+                self._latched(reason, message)
 
     def estop(self, pressed: bool) -> None:
         """Follow the e-stop topic. Pressing latches; releasing alone clears nothing."""
