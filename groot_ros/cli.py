@@ -335,6 +335,49 @@ def benchmark_load(
         )
 
 
+@benchmark_app.command("continuity")
+def benchmark_continuity(
+    modes: Annotated[str, typer.Option(help="Chunking modes; naive runs in any case.")] = (
+        "guided,native,blend,ensemble,naive,sync"
+    ),
+    latencies: Annotated[str, typer.Option(help="Control ticks of an inference; a-b: drawn.")] = "0,1,2,4,8,1-8",
+    variants: Annotated[
+        str, typer.Option(help="Of joints_absolute, joints_relative, eef_absolute, eef_relative.")
+    ] = "joints_absolute,joints_relative",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per cell, each with a task of its own.")] = 3,
+    chunks: Annotated[int, typer.Option(min=2, help="Chunks per run.")] = 100,
+    control_rate: Annotated[float, typer.Option(min=25.0, help="Control ticks per second.")] = 50.0,
+    lag: Annotated[float, typer.Option(min=0.0, help="Time constant of the robot's servo (s); 0: ideal.")] = 0.0,
+    acceleration: Annotated[
+        float, typer.Option(min=0.1, help="Acceleration limits as a multiple of 20 rad/s^2 (a pose: 8 m/s^2).")
+    ] = 3.0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Stalls, jumps and accelerations where chunks meet, in virtual time, for a policy whose chunks disagree.
+
+    Exit code 1 when mode guided stalls, jumps more than half of naive, or accelerates more at hand-overs than inside
+    chunks.
+
+    Example: [bold]groot-ros benchmark continuity --modes guided,naive --latencies 0,4,8 --output continuity.json[/bold]
+    """
+    from groot_ros.closed_loop.continuity_benchmark import Plan, run_continuity_benchmark
+
+    with _refusals():
+        plan = Plan(
+            variants=variants.split(","),
+            modes=modes.split(","),
+            latencies=latencies.split(","),
+            seeds=list(range(seeds)),
+            chunks=chunks,
+            rate_hz=control_rate,
+            lag_s=lag,
+            acceleration=acceleration,
+        )
+        met = run_continuity_benchmark(plan, output, console)
+    if not met:
+        raise typer.Exit(1)
+
+
 @docs_app.command("parameters")
 def docs_parameters(
     path: Annotated[Path, typer.Argument(help="Markdown file to write.")] = Path("docs/parameters.md"),

@@ -17,7 +17,7 @@ class Handover:
 
     Attributes:
         tick: first tick that follows something new.
-        begin_ns: until then the new chunk is the old one's: its frozen rows, or what has been commanded.
+        begin_ns: until then the old path is followed.
         end_ns: as long as that the old chunk has targets.
         gap: float64 [V], new minus old at the first row that is new, before fade and gate.
         overlap: whether the old chunk has a target there; without one the gap is that to a robot coming to rest.
@@ -32,17 +32,22 @@ class Handover:
     cosine: float
 
 
-def handover(space: Space, old: Track, due_ns: NDArray[np.int64], values: Array, tick: int, frozen: int) -> Handover:
+def handover(
+    space: Space, old: Track, due_ns: NDArray[np.int64], values: Array, tick: int, frozen: int, patient: bool
+) -> Handover:
     """The seam for a chunk with rows ``values`` [H, C] due at ``due_ns`` [H], executed from the tick after ``tick`` on.
 
     Args:
         frozen: rows that are the old chunk's, restored.
+        patient: the old path is followed up to the first new row, if it goes so far; else only through what is frozen.
     """
     now_ns = tick * old.period_ns
     ahead = int(np.searchsorted(due_ns, now_ns, side="right"))
     row = min(max(ahead, frozen), len(due_ns) - 1)
-    begin_ns = max(now_ns, int(due_ns[frozen - 1]) if frozen else now_ns)
     end_ns = old.planned_end * old.period_ns
+    known = max(now_ns, int(due_ns[frozen - 1]) if frozen else now_ns)
+    first = max(now_ns, int(due_ns[min(frozen, len(due_ns) - 1)]))
+    begin_ns = first if patient and first <= end_ns else known
     there = old.sample(due_ns[row : row + 1])[0]
     after = min(row + 1, len(due_ns) - 1)
     before = max(after - 1, 0)
@@ -50,7 +55,7 @@ def handover(space: Space, old: Track, due_ns: NDArray[np.int64], values: Array,
     new_velocity = space.minus(values[after], values[before]) / step_s
     old_velocity = old.motion(int(due_ns[row]) // old.period_ns).velocity
     return Handover(
-        tick=begin_ns // old.period_ns + 1,
+        tick=-(-begin_ns // old.period_ns) + 1,
         begin_ns=begin_ns,
         end_ns=end_ns,
         gap=space.minus(values[row], there),

@@ -12,10 +12,7 @@ from groot_ros.control.space import Array, Space
 
 # ACT's weight of a chunk's age in an ensemble: the oldest has 1, the next exp(-0.01), ... (Zhao et al. 2023).
 ENSEMBLE_DECAY = 0.01
-# A minimum-jerk fade over T s adds at most this many times gap / T^2 of acceleration and gap / T of velocity.
-_PEAK_ACCELERATION = 10.0 / np.sqrt(3.0)
-_PEAK_VELOCITY = 1.875
-FADE_TICKS = 3
+FADE_TICKS = 3  # the least that a change of chunks takes
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,56 @@ def faded(space: Space, old: Path, new: Path, start: float, length: float, perio
     return Path(space.plus(old.values, shares * gap), velocities)
 
 
-def fade_ticks(gap: Array, reference: Array, period_s: float, longest: float) -> float:
-    """How long a fade over ``gap`` [V] has to be (ticks), so that it adds no more acceleration than ``reference`` [V].
+def eased(
+    space: Space, old: Path, new: Path, start: int, reference: Array, period_s: float, least: float, longest: float
+) -> Path:
+    """``old`` up to row ``start``, from there on ``new`` and what is left of the difference between the two.
 
-    At least ``FADE_TICKS``, at most ``longest`` where that is more.
+    The difference has the old path's position and velocity at ``start`` and is gone after some ticks: a quintic, at
+    rest at its end. Unlike a fade it needs the old path no further, which would lead ever further away. It takes as
+    long as it must to add no more acceleration than ``reference``. Only ``cubic`` columns; the rest is the new path's.
+
+    Args:
+        start: row, of both paths.
+        reference: float64 [V], per s^2.
+        least, longest: bounds of its length in ticks; where nothing is short enough, what adds least.
     """
-    needed_s = np.sqrt(_PEAK_ACCELERATION * np.abs(gap) / np.maximum(reference, 1e-9))
-    return float(np.clip(needed_s.max(initial=0.0) / period_s, FADE_TICKS, max(longest, FADE_TICKS)))
+    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    gap = np.where(smooth, space.minus(old.values[start], new.values[start]), 0.0)
+    lead = np.where(smooth, old.velocities[start] - new.velocities[start], 0.0)
+    length = _easing_ticks(gap, lead, reference, period_s, max(least, FADE_TICKS), max(longest, FADE_TICKS))
+    ticks = np.arange(len(new.values), dtype=np.float64)
+    u = np.clip((ticks - start) / length, 0.0, 1.0)[:, None]
+    span_s = length * period_s
+    left = 1.0 - minimum_jerk(u)[0]
+    led = u * (1.0 - u) ** 3 * (1.0 + 3.0 * u)
+    way = left * gap + span_s * led * lead
+    led_rate = (1.0 - u) ** 2 * (1.0 + u * (2.0 - 15.0 * u))
+    rate = led_rate * lead - minimum_jerk(u)[1] / span_s * gap
+    before = (ticks <= start)[:, None]
+    way = np.where(before, np.where(smooth, space.minus(old.values, new.values), 0.0), way)
+    rate = np.where(before, np.where(smooth, old.velocities - new.velocities, 0.0), rate)
+    return Path(space.plus(new.values, way), new.velocities + rate)
+
+
+def _easing_ticks(gap: Array, lead: Array, reference: Array, period_s: float, least: float, longest: float) -> float:
+    """The shortest length (ticks) with no more than ``reference`` [V] of acceleration, or the gentlest one."""
+    lengths = np.arange(least, max(longest, least) + 1.0)
+    span_s = lengths[:, None, None] * period_s
+    u = np.linspace(0.0, 1.0, 33)[:, None]
+    by_gap = u * (u * (180.0 - 120.0 * u) - 60.0)
+    by_lead = u * (u * (96.0 - 60.0 * u) - 36.0)
+    added = np.abs(by_gap * gap / span_s**2 + by_lead * lead / span_s).max(axis=1)  # [lengths, V]
+    worst = (added / np.maximum(reference, 1e-9)).max(axis=1)
+    enough = np.flatnonzero(worst <= 1.0)
+    return float(lengths[enough[0] if len(enough) else np.argmin(worst)])
+
+
+def replaced(space: Space, path: Path, smooth_part: Path) -> Path:
+    """``path`` with the ``cubic`` columns of ``smooth_part``."""
+    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    way = np.where(smooth, space.minus(smooth_part.values, path.values), 0.0)
+    return Path(space.plus(path.values, way), np.where(smooth, smooth_part.velocities, path.velocities))
 
 
 def ensemble(space: Space, chunks: list[tuple[NDArray[np.int64], Array]], at_ns: NDArray[np.int64]) -> Path:

@@ -22,7 +22,7 @@ from groot_ros.control.handover import Handover, handover
 from groot_ros.control.interpolation import resample
 from groot_ros.control.layout import Layout
 from groot_ros.control.limiter import Motion
-from groot_ros.control.merging import Path, ensemble, fade_ticks, faded
+from groot_ros.control.merging import Path, eased, ensemble, faded, replaced
 from groot_ros.control.space import Array
 from groot_ros.control.track import Track, resting, spliced
 from groot_ros.embodiment.control_schema import Chunking
@@ -30,6 +30,7 @@ from groot_ros.policy.base import Chunk, Prefix
 
 DELAY_WINDOW = 20
 MARGIN_TICKS = 2
+OVERLAP_ROWS = 6  # of the chunk before that are left when the next one arrives: what a new one can be led by
 HISTORY_S = 1.0
 BLEND_STEPS = 4  # of the model: length of the fade of mode "blend"
 _RESTED = 0.05  # of a range: a robot that rested and is found further away was moved by someone else
@@ -236,6 +237,8 @@ class ChunkTimeline:
         if self.mode == "sync":
             return max(self.pace.time_ns(track.last_tick + 1), launched_ns)
         spare_ns = (self.delay_ticks + MARGIN_TICKS) * self.pace.period_ns + self.pace.wait_ns
+        if self.mode != "naive":
+            spare_ns += min(OVERLAP_ROWS, self.pace.horizon // 2) * self.pace.dt_ns
         latest_ns = self.pace.time_ns(track.planned_end) - spare_ns
         return max(min(launched_ns + self.pace.replan_ns, latest_ns), launched_ns)
 
@@ -258,7 +261,7 @@ class ChunkTimeline:
         length = int(np.searchsorted(due_ns, self.pace.time_ns(track.planned_end), side="right"))
         if length == 0:
             return None
-        settled_ns = self.pace.time_ns(tick + self.delay_ticks + 1)
+        settled_ns = self.pace.time_ns(tick + self.delay_ticks)
         frozen = min(int(np.searchsorted(due_ns, settled_ns, side="right")), length)
         kept = np.minimum(np.arange(len(due_ns)), length - 1)
         row_of = np.clip(np.rint((due_ns - last.stamp_ns) / self.pace.dt_ns).astype(int) - 1, 0, len(last.rows) - 1)
@@ -306,10 +309,12 @@ class ChunkTimeline:
             self._gate.check_start(start.values, values[first])
         took_over = None
         if not fresh:
-            took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen)
-            path = self._take_over(path, old, took_over, tick)
-        path = self._grown(path, old, tick, begun)
-        rows, speeds, clamped = self._shaped(start, path)
+            patient = self.mode in ("guided", "native")
+            took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen, patient)
+            path = self._take_over(path, old, (due_ns, values, chunk.frozen), took_over, tick, begun)
+        if fresh or self.mode not in ("guided", "native"):
+            path = self._grown(path, old, tick, begun)
+        rows, speeds, clamped = self._shaped(start, Path(path.values[1:], path.velocities[1:]))
         return Accepted(
             chunk,
             track,
@@ -379,8 +384,8 @@ class ChunkTimeline:
     def _paths(
         self, base: Track, chunk: Chunk, due_ns: NDArray[np.int64], values: Array, tick: int, end: int, fresh: bool
     ) -> tuple[Path, Path]:
-        """The new path and the old one on the ticks after ``tick`` up to ``end``."""
-        ticks = np.arange(tick + 1, end + 1)
+        """The new path and the old one on the ticks from ``tick`` to ``end``."""
+        ticks = np.arange(tick, end + 1)
         at_ns = ticks * self.pace.period_ns
         rows_ns, rows = due_ns, values
         if due_ns[0] > at_ns[0]:
@@ -392,26 +397,40 @@ class ChunkTimeline:
             path = ensemble(self._layout.space, [*self._chunks, (rows_ns, rows)], at_ns)
         else:
             path = Path(*resample(self._layout.space, rows_ns, rows, at_ns))
-        return path, Path(*base.rows(tick + 1, end))
+        return path, Path(*base.rows(tick, end))
 
-    def _take_over(self, path: Path, old: Path, took_over: Handover, tick: int) -> Path:
-        """Lead from the old path into the new one as the mode says."""
-        if self.mode not in ("guided", "native", "blend"):
-            return path
-        period_s = self.pace.period_ns * 1e-9
-        begin = max(took_over.begin_ns / self.pace.period_ns - (tick + 1), -1.0)
+    def _take_over(
+        self,
+        path: Path,
+        old: Path,
+        new: tuple[NDArray[np.int64], Array, int],
+        took_over: Handover,
+        tick: int,
+        begun: int,
+    ) -> Path:
+        """Lead from the old path into the new one as the mode says; ``new``: due times, rows, number of frozen ones."""
+        space, pace = self._layout.space, self.pace
+        period_s = pace.period_ns * 1e-9
         if self.mode == "blend":
-            length = BLEND_STEPS * self.pace.dt_ns / self.pace.period_ns
-        else:
-            accelerations = np.abs(np.diff(path.velocities, axis=0)) / period_s
-            reference = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(path.velocities.shape[1])
-            smooth = np.array([kind == "cubic" for kind in self._layout.space.interpolation])
-            gap = np.where(smooth, took_over.gap, 0.0)
-            longest = took_over.end_ns / self.pace.period_ns - (tick + 1) - begin
-            length = fade_ticks(gap, reference, period_s, longest)
-        return faded(self._layout.space, old, path, begin, length, period_s)
+            begin = took_over.begin_ns / pace.period_ns - tick
+            return faded(space, old, path, begin, BLEND_STEPS * pace.dt_ns / pace.period_ns, period_s)
+        if self.mode not in ("guided", "native"):
+            return path
+        start = min(took_over.tick - 1 - tick, len(path.values) - 1)
+        due_ns, rows, frozen = new
+        if took_over.begin_ns >= due_ns[frozen if frozen < len(rows) else 0]:
+            # The way from the last frozen row to the first new one is no part of either.
+            at_ns = np.arange(tick, tick + len(path.values)) * pace.period_ns
+            path = replaced(space, path, Path(*resample(space, due_ns[frozen:], rows[frozen:], at_ns)))
+        accelerations = np.abs(np.diff(path.velocities[start:], axis=0)) / period_s
+        reference = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
+        longest = (len(path.values) - start) / 2
+        return eased(space, old, path, start, reference, period_s, self._growing(tick, begun), longest)
+
+    def _growing(self, tick: int, begun: int) -> float:
+        """Ticks that are left of ``blend_in_s``."""
+        return self._layout.embodiment.control.blend_in_s * 1e9 / self.pace.period_ns - (tick - begun)
 
     def _grown(self, path: Path, old: Path, tick: int, begun: int) -> Path:
         """After a start, the way from where the robot stands to the chunk grows from 0 to 1 over ``blend_in_s``."""
-        length = self._layout.embodiment.control.blend_in_s * 1e9 / self.pace.period_ns - (tick - begun)
-        return faded(self._layout.space, old, path, -1.0, length, self.pace.period_ns * 1e-9)
+        return faded(self._layout.space, old, path, 0.0, self._growing(tick, begun), self.pace.period_ns * 1e-9)
