@@ -69,6 +69,7 @@ class Commander:
         self._timeout_s, self._patience_s = timeout_s, patience_s
         self._streamed = _streamed(layout)
         self._sent: Motion | None = None
+        self._worked: int | None = None
         self._settled = True
         self._changed = threading.Condition(supervisor.lock)
 
@@ -85,6 +86,9 @@ class Commander:
     def work(self, tick: int, missed: int) -> None:
         """One control tick; ``missed`` of them passed before it without one."""
         with self._supervisor.lock:
+            if self._worked is not None and tick <= self._worked:
+                self.stand()  # the clock was set back: what was planned is for other times
+            self._worked = tick
             if self._supervisor.moving and self._busy_s() > self._timeout_s:
                 text = (
                     f"an inference has taken {self._busy_s():.1f} s, more than inference_timeout_s {self._timeout_s:g}"
@@ -121,13 +125,16 @@ class Commander:
         with self._supervisor.lock:
             if on and not self.dry_run:
                 self._brake()
-            elif not on and self.dry_run:
-                self._timeline.forget()
+            elif not on and self.dry_run and self._settled:
+                self._timeline.forget()  # while it still brakes, the way to rest is what is executed
             self.dry_run = on
             self._supervisor.new_epoch()
 
     def held_up(self, away_s: float) -> None:
-        """The control loop did not run for ``away_s``: where the robot is by now is unknown."""
+        """The control loop did not run for ``away_s``: where the robot is by now is unknown.
+
+        Streams have stood since, and go on doing so. A controller of trajectories went on alone, and is told to brake.
+        """
         with self._supervisor.lock:
             if self._supervisor.moving:
                 self._supervisor.latch(
@@ -135,6 +142,7 @@ class Commander:
                     f"the control loop did not run for {away_s:.1f} s: the process was stopped, the machine slept or "
                     "is overloaded; look at the robot, then call ~/reset_stop",
                 )
+                self._brake()
             self.stand()
 
     def stand(self) -> None:
@@ -160,8 +168,10 @@ class Commander:
 
     def _step(self, tick: int) -> None:
         step = self._timeline.step(tick)
-        moving = self._supervisor.moving
-        if step is None or (step.resting and self._settled and not moving):
+        observed_ns = self._timeline.observed_ns
+        # Without a chunk in force nobody asks for a motion: it may be braking; at rest, someone may have moved it.
+        driven = self._supervisor.moving and observed_ns is not None
+        if step is None or (step.resting and self._settled and not driven):
             return
         time_ns = self._timeline.pace.time_ns(tick)
         self._sender.send_step(step.motion, time_ns)
@@ -170,11 +180,9 @@ class Commander:
             self._settle()
         else:
             self._settled = False
-        if not moving:
+        if not driven or observed_ns is None:
             return
-        observed_ns = self._timeline.observed_ns
-        planned = step.planned and observed_ns is not None
-        self._continuity.stepped(step, (time_ns - observed_ns) * 1e-9 if planned and observed_ns is not None else None)
+        self._continuity.stepped(step, (time_ns - observed_ns) * 1e-9 if step.planned else None)
         if not step.planned and self._timeline.mode != "sync":
             self._supervisor.underrun("no chunk in time: the robot comes to rest and waits for the next one")
 

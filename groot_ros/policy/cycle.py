@@ -62,6 +62,9 @@ class Rejected:
     stop: bool
 
 
+_DISOWNED = Rejected(DISOWNED, "the policy was stopped, restarted or told otherwise while the model ran", stop=False)
+
+
 class PolicyCycle:
     """Turns messages in the assembler into commands on the timeline.
 
@@ -123,13 +126,22 @@ class PolicyCycle:
             prefix = self._timeline.prefix(observation.stamp_ns, self._tick(), instruction)
         chunk = self._policy.act(observation, seed=seed, prefix=prefix)
         acted = time.perf_counter()
+
+        def owned() -> bool:
+            with self.lock:
+                return version == self._timeline.version and permitted()
+
         with self.lock:
             delay = self._tick() - launched
+            if not owned():  # ticks are no delay where the clock jumped
+                return _DISOWNED
             self._timeline.counted(delay)
         try:
-            accepted = self._commit(chunk, observation, version, permitted, executed)
+            accepted = self._commit(chunk, observation, owned, executed)
         except GateViolation as violation:
-            return Rejected("gate", str(violation), stop=True)
+            return Rejected("gate", str(violation), stop=True) if owned() else _DISOWNED
+        if accepted is None:
+            return _DISOWNED
         if isinstance(accepted, Unusable):
             return Rejected(accepted.reason, accepted.message, stop=False)
         transfer_s = max(acted - assembled - sum(chunk.timings_s.values()), 0.0)
@@ -152,11 +164,13 @@ class PolicyCycle:
         self,
         chunk: Chunk,
         observation: Observation,
-        version: int,
-        permitted: Callable[[], bool],
+        owned: Callable[[], bool],
         executed: Callable[[Accepted], None],
-    ) -> Accepted | Unusable:
-        """Plan beside the control loop, and execute if it has not come to the plan's first tick meanwhile."""
+    ) -> Accepted | Unusable | None:
+        """Plan beside the control loop, and execute if it has not come to the plan's first tick meanwhile.
+
+        None: the chunk belongs to a run that was interrupted.
+        """
         measured = self._layout.measured(observation)
         streams = self._layout.embodiment.state_streams
         seen_ns = min(observation.sample_stamps_ns[stream][-1] for stream in streams)
@@ -165,14 +179,12 @@ class PolicyCycle:
             if isinstance(accepted, Unusable):
                 return accepted
             with self.lock:
-                if version != self._timeline.version or not permitted():
-                    break
+                if not owned():
+                    return None
                 if self._timeline.commit(accepted, self._tick()):
                     executed(accepted)
                     return accepted
-        else:
-            return Unusable("chunk_too_late", f"the control loop was quicker than the plan, {ATTEMPTS} times over")
-        return Unusable(DISOWNED, "the policy was stopped, restarted or told otherwise while the model ran")
+        return Unusable("chunk_too_late", f"the control loop was quicker than the plan, {ATTEMPTS} times over")
 
     def _gated(self, accepted: Accepted) -> NDArray[np.float64]:
         chunk = accepted.chunk
