@@ -37,7 +37,8 @@ class TrainingRange:
                 continue
             low, high = ranges[key]
             slack = np.maximum(embodiment.gate.training_slack * (high - low), _LEAST * _widths(embodiment, spec))
-            free = np.array([orientation_leaf(name) is not None for name in spec.names])
+            # By its path: a joint may be called wrist_roll.
+            free = np.array([spec.joints is None and orientation_leaf(name) is not None for name in spec.names])
             self._allowed[key] = (
                 spec,
                 np.where(free, -np.inf, low - slack),
