@@ -42,7 +42,8 @@ name: bench
 embodiment_tag: new_embodiment
 step_hz: 10.0
 cameras:
-  front: {topic: /front, type: sensor_msgs/msg/Image, width: 4, height: 4, rate_hz: 50.0, max_age_s: 0.2, frozen_after_s: null}
+  front:
+    {topic: /front, type: sensor_msgs/msg/Image, width: 4, height: 4, rate_hz: 50, max_age_s: 0.2, frozen_after_s: null}
 state_streams:
   joints: {topic: /joints, type: sensor_msgs/msg/JointState, rate_hz: 100.0, max_age_s: 0.2}
 video:
@@ -103,7 +104,9 @@ def mixed(form: str = "rotvec", turn: dict[str, Any] | None = None, **changes: A
             "fields": ["linear.x"], "unit": "m/s",
             "bounds": {"lower": [-1], "upper": [1], "velocity": [2], "acceleration": [20]},
         },
-        "mode": {"fields": ["data.0"], "unit": "unitless", "bounds": {"lower": [-1], "upper": [1]}, "interpolation": "step"},
+        "mode": {
+            "fields": ["data.0"], "unit": "unitless", "bounds": {"lower": [-1], "upper": [1]}, "interpolation": "step",
+        },
     }  # fmt: skip
     data["outputs"] |= {
         "wrist": {"topic": "/wrist", "type": "sensor_msgs/msg/JointState", "keys": ["wrist"]},
@@ -143,9 +146,8 @@ class Bench:
         self.space = self.layout.space
         self.gate = Gate(self.layout, PERIOD_NS * 1e-9)
         horizon = embodiment.horizon
-        self.pace = Pace(
-            PERIOD_NS, embodiment.dt_s, horizon, round(horizon // 2 * embodiment.dt_s * 1e9), PERIOD_NS, first_delay_ticks
-        )  # fmt: skip
+        replan_ns = round(horizon // 2 * embodiment.dt_s * 1e9)
+        self.pace = Pace(PERIOD_NS, embodiment.dt_s, horizon, replan_ns, PERIOD_NS, first_delay_ticks)
         self.timeline = ChunkTimeline(self.layout, self.gate, self.pace, mode)  # type: ignore[arg-type]
 
     def rows(self, *targets: tuple[str, Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:

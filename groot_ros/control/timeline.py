@@ -261,7 +261,7 @@ class ChunkTimeline:
         length = int(np.searchsorted(due_ns, self.pace.time_ns(track.planned_end), side="right"))
         if length == 0:
             return None
-        settled_ns = self.pace.time_ns(tick + self.delay_ticks)
+        settled_ns = self.pace.time_ns(tick + min(self._delays, default=self.delay_ticks))
         frozen = min(int(np.searchsorted(due_ns, settled_ns, side="right")), length)
         kept = np.minimum(np.arange(len(due_ns)), length - 1)
         row_of = np.clip(np.rint((due_ns - last.stamp_ns) / self.pace.dt_ns).astype(int) - 1, 0, len(last.rows) - 1)
@@ -293,8 +293,9 @@ class ChunkTimeline:
                 f"the chunk's last point was due {late_s:.3f} s before it could be executed; the model is slower than "
                 f"the chunk is long ({len(values)} points of {chunk.dt_s:.3f} s)",
             )
-        if self._last is not None and chunk.stamp_ns <= self._last.chunk.stamp_ns:
-            older_s = (self._last.chunk.stamp_ns - chunk.stamp_ns) * 1e-9
+        last = self._last  # a stop may come in between
+        if last is not None and chunk.stamp_ns <= last.chunk.stamp_ns:
+            older_s = (last.chunk.stamp_ns - chunk.stamp_ns) * 1e-9
             return Unusable("chunk_older", f"its observation is {older_s:.3f} s older than that of the chunk in force")
         first = min(int(np.searchsorted(due_ns, pace.time_ns(tick), side="right")), len(values) - 1)
         start, fresh = self._start(track, tick, measured, measured_ns, values[first])
@@ -333,8 +334,10 @@ class ChunkTimeline:
         """
         if tick >= accepted.first_tick or accepted.base is not self._track:
             return False
-        if self._restarted:
+        if self._restarted or accepted.handover is None:
             self._begun_tick = accepted.first_tick - 1
+        if self._last is not None and self._last.chunk.instruction != accepted.chunk.instruction:
+            self._chunks.clear()
         self._track, self._last, self._restarted = accepted.track, accepted, False
         self._chunks.append((self.pace.due_ns(accepted.stamp_ns), accepted.rows))
         return True
@@ -394,7 +397,9 @@ class ChunkTimeline:
             anchor = base.sample(np.array([anchor_ns]))
             rows_ns, rows = np.concatenate([[anchor_ns], due_ns]), np.concatenate([anchor, values])
         if self.mode == "ensemble" and not fresh:
-            path = ensemble(self._layout.space, [*self._chunks, (rows_ns, rows)], at_ns)
+            last = self._last
+            same = last is not None and last.chunk.instruction == chunk.instruction
+            path = ensemble(self._layout.space, [*(self._chunks if same else ()), (rows_ns, rows)], at_ns)
         else:
             path = Path(*resample(self._layout.space, rows_ns, rows, at_ns))
         return path, Path(*base.rows(tick, end))
@@ -423,8 +428,8 @@ class ChunkTimeline:
             at_ns = np.arange(tick, tick + len(path.values)) * pace.period_ns
             path = replaced(space, path, Path(*resample(space, due_ns[frozen:], rows[frozen:], at_ns)))
         accelerations = np.abs(np.diff(path.velocities[start:], axis=0)) / period_s
-        reference = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
-        longest = (len(path.values) - start) / 2
+        reference = 0.5 * np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
+        longest = len(path.values) - 1 - start
         return eased(space, old, path, start, reference, period_s, self._growing(tick, begun), longest)
 
     def _growing(self, tick: int, begun: int) -> float:
