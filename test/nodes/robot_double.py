@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 import rclpy
+from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
@@ -17,13 +18,13 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.nodes.convert import RELIABLE_QOS, to_time
+from groot_ros.nodes.convert import RELIABLE_QOS, message_class, to_time
 
 Edit = Callable[[str, object], object | None]
 
 
 class RobotDouble:
-    """Publishes noise images and resting joints of ``embodiment`` at their rates.
+    """Publishes noise images, resting joints and a resting pose of ``embodiment`` at their rates.
 
     ``edit(stream, message)`` may change a message, or return None to hold it back.
     """
@@ -44,8 +45,7 @@ class RobotDouble:
             for name, c in embodiment.cameras.items()
         }
         for name, stream in embodiment.streams.items():
-            kind = Image if name in embodiment.cameras else JointState
-            self._publishers[name] = self.node.create_publisher(kind, stream.topic, RELIABLE_QOS)
+            self._publishers[name] = self.node.create_publisher(message_class(stream.type), stream.topic, RELIABLE_QOS)
         self.estop = self.node.create_publisher(Bool, "/groot_policy/estop", RELIABLE_QOS)
         self._clock_publisher = self.node.create_publisher(Clock, "/clock", RELIABLE_QOS)
         self._end = threading.Event()
@@ -86,6 +86,8 @@ class RobotDouble:
             camera = self.embodiment.cameras[name]
             message = Image(height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width)
             message.data = array.array("B", self._frames[name][count % 4])
+        elif self.embodiment.streams[name].type == "geometry_msgs/msg/PoseStamped":
+            message = PoseStamped()
         else:
             joints = self.embodiment.action_joints
             message = JointState(name=joints, position=[0.01 * index for index in range(len(joints))])

@@ -74,7 +74,7 @@ def test_with_simulated_time_a_stopped_clock_is_refused_and_a_jump_back_is_survi
         processes.start("policy", node_command("policy", parameters))
         assert wait(lambda: bool(observer.statuses))  # reports and autostart need no /clock
         robot.clock = lambda: 1000 * 10**9 + time.monotonic_ns() - begin_ns
-        assert wait(lambda: len(observer.chunks) > 2)
+        assert wait(lambda: len(observer.chunks) > 2), observer.statuses[-1]
         frozen_ns = robot.clock()
         robot.clock = lambda: frozen_ns
         assert wait(lambda: observer.statuses[-1].reason == "clock_stopped")
@@ -168,34 +168,83 @@ BAD_STARTS = {
     "checkpoint without its weights": ({"checkpoint": "weightless"}, ["weightless", "safetensors"]),
     "bad dtype": ({"dtype": "float8"}, ["dtype", "float32"]),
     "instruction that is too long": ({"instruction": "pick it up " * 3000}, ["parameter 'instruction'", "4096"]),
-    "output that cannot be commanded": ({"embodiment": "array"}, ["array.yaml:", "outputs.arm.type", "dry_run:=true"]),
+    "joint without acceleration": (
+        {"embodiment": "unstoppable"},
+        ["unstoppable.yaml:LINE", "limits.gripper", "add acceleration", "dry_run:=true"],
+    ),
+    "action key of an unknown joint": (
+        {"embodiment": "stranger"},
+        ["stranger.yaml:LINE", "action.gripper.joints.0", "'gripperr'", "add limits.gripperr", "misspelt"],
+    ),
+    "output of an unknown key": (
+        {"embodiment": "stray"},
+        ["stray.yaml:LINE", "outputs.arm.keys", "'griper'", "did you mean 'gripper'?"],
+    ),
+    "control rate below the chunk rate": (
+        {"embodiment": "slow"},
+        ["slow.yaml:LINE", "control.rate_hz", "30 Hz", "25 Hz", "raise control.rate_hz to 30"],
+    ),
+    "parameter control_rate_hz below the chunk rate": (
+        {"control_rate_hz": 25.0},
+        ["parameter 'control_rate_hz'", "30 Hz", "found 25", "raise it"],
+    ),
+    "native chunks of N1.6": (
+        {"embodiment": "native", "checkpoint": "n1d6"},
+        ["native.yaml:LINE", "control.chunking", "'native'", "n1d7", "write guided"],
+    ),
+    "parameter chunking: native of N1.6": (
+        {"chunking": "native", "checkpoint": "n1d6"},
+        ["parameter 'chunking'", "'native'", "n1d6", "n1d7", "set it to guided"],
+    ),
+    "parameter chunking of no known way": ({"chunking": "smooth"}, ["parameter 'chunking'", "guided", "'smooth'"]),
     "other generation": ({"embodiment": "older"}, ["older.yaml:", "generations", "n1d7", "n1d5"]),
 }
 # The robot's YAML changed: old text, new text; an addition where there is no old text.
 OTHER_YAMLS = {
     "other": [("  gripper:\n", "  claw:\n"), (", gripper]\n", ", claw]\n")],
-    "array": [("trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray")],
+    "unstoppable": [("1.74533, velocity: 3.0, acceleration: 30.0}\n\n", "1.74533, velocity: 3.0}\n\n")],
+    "stranger": [
+        ("    joints: [gripper]\n    unit: rad\n    inter", "    joints: [gripperr]\n    unit: rad\n    inter")
+    ],
+    "stray": [("keys: [single_arm, gripper]", "keys: [single_arm, griper]")],
+    "slow": [("rate_hz: 50.0", "rate_hz: 25.0")],
+    "native": [("rate_hz: 50.0", "rate_hz: 50.0, chunking: native")],
     "older": [("", "generations:\n  n1d5:\n")],
 }
 
 
-def other_yaml(robot_yaml: Path, folder: Path, name: str) -> Path:
-    text = robot_yaml.read_text()
+def other_yaml(robot_yaml: Path, folder: Path, name: str) -> tuple[Path, int]:
+    """The changed file, and the number of its first line that changed."""
+    before = text = robot_yaml.read_text()
     for old, new in OTHER_YAMLS[name]:
         assert old in text
         text = text.replace(old, new) if old else text + new
     path = folder / f"{name}.yaml"
     path.write_text(text)
+    pairs = zip(before.splitlines(), text.splitlines(), strict=False)
+    changed = [number for number, (old, new) in enumerate(pairs, start=1) if old != new]
+    return path, changed[0] if changed else len(before.splitlines()) + 1
+
+
+@pytest.fixture(scope="module")
+def older_checkpoint(robot_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of N1.6, for the same robot."""
+    path = tmp_path_factory.mktemp("older") / "tiny"
+    make_random_checkpoint(path, "n1d6", "tiny", str(robot_yaml), 0, Console(quiet=True))
     return path
 
 
 @pytest.mark.parametrize("case", BAD_STARTS)
 def test_a_bad_start_is_said_once_and_the_node_stays_up(
-    case: str, robot_yaml: Path, checkpoint: Path, tmp_path: Path
+    case: str, robot_yaml: Path, checkpoint: Path, older_checkpoint: Path, tmp_path: Path
 ) -> None:
     changes, words = BAD_STARTS[case]
+    if changes.get("checkpoint") == "n1d6":
+        changes = {**changes, "checkpoint": older_checkpoint}
     if changes.get("embodiment") in OTHER_YAMLS:
-        changes = {"embodiment": other_yaml(robot_yaml, tmp_path, str(changes["embodiment"]))}
+        path, line = other_yaml(robot_yaml, tmp_path, str(changes["embodiment"]))
+        changes = {**changes, "embodiment": path}
+        words = [word.replace("LINE", f"{line}:") for word in words]
     missing = {"incomplete": "statistics.json", "weightless": "model.safetensors"}.get(str(changes.get("checkpoint")))
     if missing:
         broken = tmp_path / str(changes["checkpoint"])
@@ -246,7 +295,7 @@ def test_the_command_line_goes_on_when_a_pose_that_nobody_is_sent_is_all_that_ca
 def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
     robot_yaml: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    path = other_yaml(robot_yaml, tmp_path, "array")
+    path, line = other_yaml(robot_yaml, tmp_path, "unstoppable")
     embodiment = load_embodiment(path)
     parameters = moving(path, checkpoint, dry_run=True)
     with (
@@ -257,7 +306,7 @@ def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
         processes.start("policy", node_command("policy", parameters))
         assert observer.wait_for(lambda: len(observer.chunks) > 1, WAIT_S, processes.check)
         done, message = observer.call("dry_run", False)
-        assert not done and "outputs.arm.type" in message and "array.yaml:" in message
+        assert not done and f"unstoppable.yaml:{line}: limits.gripper" in message and "acceleration" in message
         assert observer.statuses[-1].dry_run
         assert processes.end() == {"policy": 0}
         assert "Traceback" not in processes.log("policy").read_text()
