@@ -75,9 +75,10 @@ def rig(checkpoint: Path, tmp_path: Path) -> Iterator[Rig]:
         command += ["-p", f"{name}:={value}"]
     with (
         Processes(tmp_path, ros_environment()) as processes,
-        RobotDouble(embodiment),
+        RobotDouble(embodiment) as robot,
         Observer(embodiment) as observer,
     ):
+        robot.edit = at_zero
         rig = Rig(observer, processes, processes.start("policy", command))
         rig.wait(
             lambda: (
@@ -89,6 +90,12 @@ def rig(checkpoint: Path, tmp_path: Path) -> Iterator[Rig]:
         )
         yield rig
         assert "Traceback" not in processes.log("policy").read_text()
+
+
+def at_zero(stream: str, message: Any) -> Any:
+    if stream == "joints":
+        message.position = [0.0] * len(message.name)
+    return message
 
 
 def stamp_ns(message: Any) -> int:
@@ -116,9 +123,20 @@ def columns(message: Any) -> list[float]:
     return [place.x, place.y, place.z, *Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_rotvec()]
 
 
+def assert_follows(said: Array, due: Array, typical: float = 1.5e-3) -> None:
+    """Commands are what is due: one tick early or late would be 10e-3 most of the time.
+
+    After a hand-over there may be more for a while: the speed at a chunk's first point is known from one side only.
+    """
+    away = np.abs(said - due)
+    assert np.median(away, axis=0).max() < typical, np.median(away, axis=0)
+    assert away.max() < 3e-2, away.max(axis=0)
+
+
 def test_every_output_says_what_is_due_at_its_time_and_rests_after_a_stop(rig: Rig) -> None:
     assert rig.observer.call("start")[0]
     rig.wait_chunks(6)
+    before_stop_ns = time.time_ns()
     status = rig.stop()
     waist, tool = rig.sent("waist"), rig.sent("tool")
     base, hand = rig.sent("base"), rig.sent("hand")
@@ -131,8 +149,7 @@ def test_every_output_says_what_is_due_at_its_time_and_rests_after_a_stop(rig: R
     assert [stamp_ns(message) for message in tool] == at_ns.tolist()
     assert len(base) == len(hand) == len(waist)  # these have no stamp: one per tick, in the same order
 
-    braked = np.flatnonzero(np.diff(np.array([message.linear.x for message in base])) < -0.05)[0]
-    steady = undisturbed(at_ns) & (np.arange(len(at_ns)) < braked)
+    steady = undisturbed(at_ns) & (at_ns < before_stop_ns)
     assert steady.sum() > 50
     due = motion(at_ns[steady])
     told = {
@@ -142,11 +159,11 @@ def test_every_output_says_what_is_due_at_its_time_and_rests_after_a_stop(rig: R
         "pose": [columns(message) for message in tool],
     }
     said = {name: np.array(rows)[steady] for name, rows in told.items()}
-    np.testing.assert_allclose(said["waist"], due["waist"], atol=2e-3)
-    np.testing.assert_allclose(said["drive"], due["drive"], atol=1e-2)
-    np.testing.assert_allclose(said["pose"][:, :3], due["place"], atol=2e-3)
-    np.testing.assert_allclose(said["pose"][:, 3:], due["turn"], atol=1e-2)
-    np.testing.assert_allclose(said["hand"], due["hand"], atol=5e-3)  # straight lines between points 0.1 s apart
+    assert_follows(said["waist"], due["waist"])
+    assert_follows(said["drive"], due["drive"])
+    assert_follows(said["pose"][:, :3], due["place"])
+    assert_follows(said["pose"][:, 3:], due["turn"])
+    assert_follows(said["hand"], due["hand"], typical=3e-3)  # straight lines between points 0.1 s apart
     assert {message.data[0] for message in hand} == {0.0, 1.0}, "a switch is never half way"
 
     assert {tuple(message.name) for message in waist} == {("waist",)}
@@ -166,7 +183,7 @@ def test_every_output_says_what_is_due_at_its_time_and_rests_after_a_stop(rig: R
             continue
         points_ns = times_ns(trajectory)
         inside = points_ns <= stamp_ns(chunk) + round(chunk.horizon * chunk.dt_s * 1e9)
-        np.testing.assert_allclose(positions(trajectory)[inside], motion(points_ns[inside])["arm"], atol=2e-3)
+        assert_follows(positions(trajectory)[inside], motion(points_ns[inside])["arm"])
 
     # At rest: speeds are 0, all else stands where it came to rest, and nothing follows.
     assert (base[-1].linear.x, base[-1].angular.z) == (0.0, 0.0)
@@ -208,8 +225,10 @@ def test_a_controller_that_replaces_trajectories_moves_smoothly_though_chunks_di
     status = rig.stop()
     trajectories = rig.sent("arm")
     assert len(trajectories) >= 9  # a chunk each, and the way to rest
-    assert status.handovers >= 6 and status.handover_jump_p50 > 0.1, "the chunks should disagree by 0.16 rad"
-    at_ns, values, velocities = followed(trajectories, [0.0, 0.01])
+    assert status.handovers >= 6 and status.handover_jump_p50 > 0.05, (
+        "the chunks should disagree by 0.16 rad, less what is left of the last time"
+    )
+    at_ns, values, velocities = followed(trajectories, [0.0, 0.0])
 
     assert np.abs(velocities).max() <= SPEED + 1e-6
     # Half a microradian: double precision has 1e-7 of a millisecond at this time of the day.
