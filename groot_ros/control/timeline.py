@@ -22,7 +22,7 @@ from groot_ros.control.handover import Handover, handover
 from groot_ros.control.interpolation import resample
 from groot_ros.control.layout import Layout
 from groot_ros.control.limiter import Motion
-from groot_ros.control.merging import Path, eased, ensemble, faded, replaced
+from groot_ros.control.merging import Path, eased, ensemble, faded, gentle_ticks, replaced
 from groot_ros.control.space import Array
 from groot_ros.control.track import Track, resting, spliced
 from groot_ros.embodiment.control_schema import Chunking
@@ -33,6 +33,7 @@ MARGIN_TICKS = 2
 OVERLAP_ROWS = 6  # of the chunk before that are left when the next one arrives: what a new one can be led by
 HISTORY_S = 1.0
 BLEND_STEPS = 4  # of the model: length of the fade of mode "blend"
+_SETTLING_NS = 500_000_000  # how long joints may be behind a command that rests
 _RESTED = 0.05  # of a range: a robot that rested and is found further away was moved by someone else
 
 
@@ -376,7 +377,8 @@ class ChunkTimeline:
                 return commanded, False
             width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
             away = np.abs(space.minus(commanded.values, seen)) > _RESTED * width
-            if not (away & known).any() and not self._restarted:
+            catching_up = measured_ns < self.pace.time_ns(track.last_tick) + _SETTLING_NS
+            if not (away & known).any() and (not self._restarted or catching_up):
                 return commanded, False
             fallback = commanded.values
         else:
@@ -438,4 +440,9 @@ class ChunkTimeline:
 
     def _grown(self, path: Path, old: Path, tick: int, begun: int) -> Path:
         """After a start, the way from where the robot stands to the chunk grows from 0 to 1 over ``blend_in_s``."""
-        return faded(self._layout.space, old, path, 0.0, self._growing(tick, begun), self.pace.period_ns * 1e-9)
+        space, period_s = self._layout.space, self.pace.period_ns * 1e-9
+        length = self._growing(tick, begun)
+        if length > 0:
+            # Faster than the limits it would be clamped, and a clamped motion shoots past where it should end.
+            length = max(length, gentle_ticks(space, space.minus(path.values, old.values), period_s))
+        return faded(space, old, path, 0.0, length, period_s)
