@@ -253,6 +253,53 @@ def test_an_empty_instruction_is_refused_and_a_new_one_takes_effect(rig: Rig) ->
     rig.wait(lambda: rig.observer.chunks[-1].instruction == "push the blue cube", "the new instruction in a chunk")
 
 
+def test_a_new_instruction_mid_run_starts_from_no_prefix_and_the_robot_moves_on(rig: Rig) -> None:
+    rig.start()
+    begin = len(rig.observer.chunks)
+    rig.wait(
+        lambda: any(chunk.frozen_points > 0 for chunk in rig.observer.chunks[begin:]), "a chunk that continues one"
+    )
+    rig.observer.instruct("push the blue cube")
+    rig.wait_chunks(1)
+    rig.wait(lambda: rig.observer.chunks[-1].instruction == "push the blue cube", "the new instruction in a chunk")
+    rig.wait(lambda: rig.observer.chunks[-1].frozen_points > 0, "a chunk that continues one again")
+    chunks = rig.observer.chunks[begin:]
+    [first, *later] = [chunk for chunk in chunks if chunk.instruction == "push the blue cube"]
+    assert first.frozen_points == 0, "the prefix says what the old instruction asked for"
+    assert math.isfinite(first.handover_jump), "it takes over from the old one all the same"
+    assert later and rig.status().state == PolicyStatus.RUNNING
+
+
+def test_the_status_says_how_well_it_runs(rig: Rig) -> None:
+    first = len(rig.observer.chunks)
+    rig.start()
+    rig.wait_chunks(4)
+    running = rig.status()
+    assert running.state == PolicyStatus.RUNNING and not running.braking
+    assert running.reason in ("", "underrun")  # the machine of the tests may be busy
+    assert running.control_rate_hz == 50.0 and running.chunking == "guided"
+    assert running.ticks_executed > 10 and running.ticks_missed < running.ticks_executed
+    assert 0.0 < running.tick_jitter_p50_s <= running.tick_jitter_p99_s <= running.tick_jitter_max_s
+    assert running.handovers >= 3
+    assert 0.0 <= running.handover_jump_p50 <= running.handover_jump_p95 <= running.handover_jump_max
+    assert 0.0 < running.seam_acceleration <= running.seam_acceleration_max <= 1.0 + 1e-6
+    assert 0.0 < running.inside_acceleration <= 1.0 + 1e-6
+    assert math.isclose(running.seam_ratio, running.seam_acceleration / running.inside_acceleration, rel_tol=1e-6)
+    assert -1.0 <= running.boundary_cosine_p50 <= 1.0
+    assert 0.0 < running.observation_age_p50_s <= running.observation_age_p95_s
+    assert 0.0 <= running.delay_ticks_p50 <= running.delay_ticks_p95 <= running.delay_ticks_max
+    assert 0 <= running.queue_points <= rig.robot.embodiment.horizon * 50 // 30 + 1
+    assert running.stage_names[0] == "assemble" and {"model", "transfer", "plan"} <= set(running.stage_names)
+    assert len(running.stage_p50_s) == len(running.stage_p95_s) == len(running.stage_names)
+    assert all(0.0 <= p50 <= p95 for p50, p95 in zip(running.stage_p50_s, running.stage_p95_s, strict=True))
+    assert len(running.rejected_reasons) == len(running.rejected_counts)
+    for chunk in rig.observer.chunks[first:]:
+        assert chunk.chunking == "guided" and chunk.delay_ticks <= running.delay_ticks_max + 1
+        assert chunk.frozen_points < chunk.horizon
+        assert list(chunk.stage_names) == list(running.stage_names)
+    assert math.isnan(rig.observer.chunks[first].handover_jump), "there is nothing to take over from at the start"
+
+
 def test_an_instruction_that_is_too_long_is_refused_by_name_and_the_old_one_stays(rig: Rig) -> None:
     rig.start()
     logged = len(rig.processes.log("policy").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -54,6 +55,68 @@ def test_a_signal_while_running_brakes_and_ends_cleanly(
         log = processes.log("policy").read_text()
         assert "Traceback" not in log, log
         assert observer.wait_for(lambda: not any(observer.commands[-1].points[-1].velocities), 5.0)
+
+
+def test_the_death_of_the_inference_process_stops_the_robot_and_configuring_again_helps(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    embodiment = load_embodiment(robot_yaml)
+    with (
+        Processes(tmp_path, ros_environment()) as processes,
+        RobotDouble(embodiment),
+        Observer(embodiment) as observer,
+    ):
+
+        def wait(condition: Callable[[], bool], what: str) -> None:
+            assert observer.wait_for(condition, WAIT_S, processes.check), f"{what}; {observer.statuses[-1:]}"
+
+        def change(transition: int) -> None:
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert ask(observer, ChangeState, "/groot_policy/change_state", request).success
+
+        process = processes.start("policy", node_command("policy", moving(robot_yaml, checkpoint)))
+        wait(lambda: len(observer.chunks) > 2, "chunks")
+        [child] = inference_processes(process.pid)
+        os.kill(child, signal.SIGKILL)
+        wait(lambda: observer.statuses[-1].state == PolicyStatus.ERROR, "ERROR")
+        wait(lambda: not observer.statuses[-1].braking, "rest")
+        status = observer.statuses[-1]
+        assert status.reason == "exception"
+        assert all(word in status.message for word in ("PolicyGone", str(child), "SIGKILL", "configure")), (
+            status.message
+        )
+        assert not any(observer.commands[-1].points[-1].velocities)
+        commands, seen = len(observer.commands), len(observer.statuses)
+        wait(lambda: len(observer.statuses) > seen + 2, "more reports")
+        assert len(observer.commands) == commands
+        done, message = observer.call("start")
+        assert not done and "SIGKILL" in message
+
+        # Reset and started without a new process it says the same again.
+        assert observer.call("reset_stop")[0] and observer.call("start")[0]
+        wait(lambda: observer.statuses[-1].state == PolicyStatus.ERROR, "ERROR again")
+        assert len(observer.commands) == commands
+
+        change(Transition.TRANSITION_DEACTIVATE)
+        change(Transition.TRANSITION_CLEANUP)
+        change(Transition.TRANSITION_CONFIGURE)
+        chunks = len(observer.chunks)
+        change(Transition.TRANSITION_ACTIVATE)  # start_on_activate
+        wait(lambda: len(observer.chunks) > chunks + 1 and len(observer.commands) > commands, "chunks again")
+        assert inference_processes(process.pid) not in ([], [child])
+        assert processes.end() == {"policy": 0}
+        log = processes.log("policy").read_text()
+        assert "Traceback" not in log and log.count("stopped (exception)") == 2
+
+
+def inference_processes(parent: int) -> list[int]:
+    """Children of ``parent`` that infer."""
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if Path(f"/proc/{child}/comm").read_text().startswith("groot-infer"):
+                found.append(int(child))
+    return found
 
 
 def test_with_simulated_time_a_stopped_clock_is_refused_and_a_jump_back_is_survived(
