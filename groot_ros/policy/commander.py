@@ -162,7 +162,8 @@ class Commander:
 
     def _brake(self) -> None:
         tick = self._tick()
-        track = self._timeline.brake(tick)
+        # From the next tick on: a controller is on its way to that one, and to turn off in between would be a kink.
+        track = self._timeline.brake(tick + 1)
         if track is not None and not (self.dry_run and self._settled):
             self._sender.send_track(track, tick - 1, self._timeline.pace.time_ns(tick))
 

@@ -22,6 +22,9 @@ from groot_ros.observation.types import Observation, Refusal
 from groot_ros.policy.base import Chunk, Policy
 
 ATTEMPTS = 4
+# A controller of trajectories is on its way to the next tick, and must not be told otherwise in between: a chunk takes
+# over there.
+LEAD_TICKS = 1
 DISOWNED = "disowned"
 
 
@@ -123,7 +126,7 @@ class PolicyCycle:
             return outside
         assembled = time.perf_counter()
         with self.lock:
-            prefix = self._timeline.prefix(observation.stamp_ns, self._tick(), instruction)
+            prefix = self._timeline.prefix(observation.stamp_ns, self._tick() + LEAD_TICKS, instruction)
         chunk = self._policy.act(observation, seed=seed, prefix=prefix)
         acted = time.perf_counter()
 
@@ -175,13 +178,13 @@ class PolicyCycle:
         streams = self._layout.embodiment.state_streams
         seen_ns = min(observation.sample_stamps_ns[stream][-1] for stream in streams)
         for attempt in range(ATTEMPTS):
-            accepted = self._timeline.plan(chunk, self._tick() + attempt, measured, seen_ns)
+            accepted = self._timeline.plan(chunk, self._tick() + LEAD_TICKS + attempt, measured, seen_ns)
             if isinstance(accepted, Unusable):
                 return accepted
             with self.lock:
                 if not owned():
                     return None
-                if self._timeline.commit(accepted, self._tick()):
+                if self._timeline.commit(accepted, self._tick() + LEAD_TICKS):
                     executed(accepted)
                     return accepted
         return Unusable("chunk_too_late", f"the control loop was quicker than the plan, {ATTEMPTS} times over")

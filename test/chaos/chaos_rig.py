@@ -195,23 +195,35 @@ class Rig:
             self.configure_again()
         if status.dry_run:
             robot.call("dry_run", False)
-        if status.state in LATCHED:
-            self._reset_stop()
         if status.state == PolicyStatus.PAUSED:
             robot.call("pause", False)
+        self._start(status.state in LATCHED)
+
+    def _start(self, latched: bool) -> None:
+        robot = self.robot
+        if latched:
+            self._reset_stop()
         done, message = robot.call("start")
         if not done:
             raise Failed(f"start is refused: {message}")
         seen = len(robot.chunks)
-        self.wait(
-            lambda: (
-                len(robot.chunks) > seen
-                and robot.status.state == PolicyStatus.RUNNING
-                and not robot.status.reason
-                and robot.status.instruction == INSTRUCTION
-            ),
-            "running again",
-        )
+
+        def runs() -> bool:
+            status = robot.status
+            running = status.state == PolicyStatus.RUNNING and not status.reason
+            return running and len(robot.chunks) > seen and status.instruction == INSTRUCTION
+
+        def timed_out() -> bool:
+            return bool(robot.status.state in LATCHED and robot.status.reason == "inference_timeout")
+
+        self.wait(lambda: runs() or timed_out(), "running again")
+        if not runs():  # reset while the model was still busy with what it had been stopped for
+            self.wait_chunk_or_rest()
+            self._start(True)
+
+    def wait_chunk_or_rest(self) -> None:
+        """Wait until the inference that took too long has come to its end: its chunk is dropped or rejected."""
+        self.wait_status(lambda _: True, "a status")
 
     def _reset_stop(self) -> None:
         deadline_s = time.monotonic() + WAIT_S

@@ -197,7 +197,7 @@ def table(tally: Tally) -> str:
     console.print(stops)
     checked = ", ".join(f"{count} of {name}" for name, count in sorted(tally.commands.items()))
     console.print(
-        f"commands checked: {checked}; {tally.late} trajectories published after their first point; "
+        f"commands checked: {checked}; {tally.late} trajectories published too late; "
         f"{tally.starts} node processes; {len(tally.failures)} failed runs"
     )
     return console.export_text()

@@ -27,14 +27,14 @@ def constant(world: World, **targets: float) -> Callable[..., np.ndarray]:
     )
 
 
-def test_a_turn_executes_the_chunk_from_the_tick_after_its_arrival_on() -> None:
+def test_a_turn_executes_the_chunk_from_the_second_tick_after_its_arrival_on() -> None:
     world = started(latency_ticks=13)
     world.say = constant(world, a=0.05, g=0.1)
     result = world.infer(seed=7)
     assert isinstance(result, Planned)
     accepted = result.accepted
     assert accepted.chunk.stamp_ns == T0 == accepted.stamp_ns
-    assert accepted.first_tick == TICK0 + 14 and result.delay_ticks == 13
+    assert accepted.first_tick == TICK0 + 15 and result.delay_ticks == 13
     assert accepted.trimmed == 2  # rows due after 100 and 200 ms were past after 260 ms
     assert world.timeline.track is accepted.track and world.sender.tracks[-1][2] is accepted.track
     gated = result.gated_actions
@@ -85,7 +85,7 @@ def test_a_chunk_that_comes_after_its_last_row_is_rejected_without_a_stop() -> N
     assert isinstance(result, Rejected)
     assert (result.reason, result.stop) == ("chunk_too_late", False) and "16 points" in result.message
     assert world.timeline.track is None and not world.sender.tracks
-    world.latency_ticks = 79
+    world.latency_ticks = 78
     assert isinstance(world.infer(), Planned)
 
 
@@ -272,8 +272,8 @@ def test_a_plan_that_the_control_loop_overtakes_is_made_again() -> None:
     now = world.now_tick + world.latency_ticks
     result = world.infer()
     assert isinstance(result, Planned)
-    assert seen == [now, now + 2]  # planned once more, further ahead
-    assert result.accepted.first_tick == now + 3 == world.now_tick + 1
+    assert seen == [now + 1, now + 3]  # planned once more, further ahead
+    assert result.accepted.first_tick == now + 4 == world.now_tick + 2
 
 
 def test_a_control_loop_that_is_always_quicker_is_said() -> None:
