@@ -50,6 +50,17 @@ class LoadDtype(str, Enum):
     float32 = "float32"
 
 
+class ChunkingMode(str, Enum):
+    """Ways in which a chunk follows the one before."""
+
+    guided = "guided"
+    native = "native"
+    blend = "blend"
+    ensemble = "ensemble"
+    naive = "naive"
+    sync = "sync"
+
+
 class Storage(str, Enum):
     """rosbag2 storage plugins."""
 
@@ -167,6 +178,12 @@ def policy(
     tokenizer: TokenizerOption = "",
     match_reference_bf16: MatchOption = False,
     instruction: Annotated[str, typer.Option(help="Instruction at the start.")] = "",
+    control_rate: Annotated[
+        float, typer.Option(min=0.0, help="Control ticks per second (Hz); 0: the YAML's control.rate_hz.")
+    ] = 0.0,
+    chunking: Annotated[
+        ChunkingMode | None, typer.Option(help="How a chunk follows the one before; default: the YAML's.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish everything but commands.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Start at once instead of waiting for ~/start.")] = False,
     sim_time: Annotated[bool, typer.Option("--sim-time", help="Follow /clock.")] = False,
@@ -185,6 +202,8 @@ def policy(
         "tokenizer": tokenizer,
         "match_reference_bf16": match_reference_bf16,
         "instruction": instruction,
+        "control_rate_hz": control_rate,
+        "chunking": chunking.value if chunking else "",
         "dry_run": dry_run,
         "start_on_activate": start,
         "use_sim_time": sim_time,

@@ -23,6 +23,8 @@ PARAMETERS: dict[str, tuple[str, type, str]] = {
     "dtype": ("auto", str, "Precision: auto (bfloat16 on a GPU, float32 on a CPU), bfloat16 or float32"),
     "tokenizer": ("", str, "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own"),
     "match_reference_bf16": ("false", bool, "true: round rotary frequencies as NVIDIA's N1.6 and N1.7 do"),
+    "control_rate_hz": ("0.0", float, "Control ticks per second (Hz); 0.0: the YAML's control.rate_hz"),
+    "chunking": ("", str, "guided, native, blend, ensemble, naive or sync; empty: the YAML's control.chunking"),
     "dry_run": ("false", bool, "true: infer and publish chunks, but send no command to the robot"),
     "autostart": ("true", bool, "true: configure and activate by itself; false: a lifecycle manager does"),
     "start_on_activate": ("false", bool, "true: move as soon as active; false: wait for the service ~/start"),

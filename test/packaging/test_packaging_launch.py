@@ -152,13 +152,15 @@ def test_defaults_are_of_the_stated_type(entities: list[Recorded]) -> None:
                 kind(default)
 
 
-@pytest.mark.parametrize("name", ["embodiment", "device", "dtype", "dry_run", "start_on_activate"])
+@pytest.mark.parametrize(
+    "name", ["embodiment", "device", "dtype", "control_rate_hz", "chunking", "dry_run", "start_on_activate"]
+)
 def test_policy_launch_has_the_nodes_own_defaults(name: str) -> None:
     tree = ast.parse((ROOT / "launch" / "policy.launch.py").read_text(encoding="utf-8"))
     (table,) = (n.value for n in tree.body if isinstance(n, ast.AnnAssign) and n.target.id == "PARAMETERS")
     rows = {key.value: row.elts[0].value for key, row in zip(table.keys, table.values, strict=True)}
     default = ast.literal_eval(node_parameters("policy")[name])
-    assert rows[name] == (str(default).lower() if isinstance(default, bool) else default)
+    assert rows[name] == (str(default).lower() if isinstance(default, bool) else str(default))
 
 
 def test_included_launch_files_exist_and_know_what_they_are_given(
