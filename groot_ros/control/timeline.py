@@ -444,5 +444,6 @@ class ChunkTimeline:
         length = self._growing(tick, begun)
         if length > 0:
             # Faster than the limits it would be clamped, and a clamped motion shoots past where it should end.
-            length = max(length, gentle_ticks(space, space.minus(path.values, old.values), period_s))
+            steps = slice(math.ceil(self.pace.dt_ns / self.pace.period_ns) + 1)
+            length = max(length, gentle_ticks(space, space.minus(path.values[steps], old.values[steps]), period_s))
         return faded(space, old, path, 0.0, length, period_s)
