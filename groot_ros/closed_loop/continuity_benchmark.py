@@ -22,6 +22,7 @@ from groot_ros.control.handover import smooth_columns
 from groot_ros.embodiment.control_schema import Chunking
 
 MODES: tuple[Chunking, ...] = ("guided", "native", "blend", "ensemble", "naive", "sync")
+TABLE_WIDTH = 142
 LATENCIES = ("0", "1", "2", "4", "8", "1-8")
 
 
@@ -122,6 +123,8 @@ def run_continuity_benchmark(plan: Plan, output: Path | None, console: Console) 
     plan.check()
     cells = measure(plan, console)
     out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = max(out.width, TABLE_WIDTH)
     for variant in plan.variants:
         out.print(continuity_table([cell for cell in cells if cell.variant == variant], plan.rate_hz))
     missed = misses(cells)

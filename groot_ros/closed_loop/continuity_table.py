@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODE = "guided"
 TIMES_SMALLER = 2.0  # than naive's: the jump at a hand-over
+# Where nothing at all happens at hand-overs, the p95 of the largest of five ticks is the p99 of single ticks: a
+# miss must be more than what differs between seeds.
+SCATTER = 1.1
 
 
 def reference(cells: Sequence[Cell], cell: Cell) -> Cell:
@@ -23,8 +26,8 @@ def misses(cells: Sequence[Cell]) -> list[str]:
     """A line per criterion that the default mode misses in a cell.
 
     No stalled tick, no hand-over without an overlap; median and p95 of the jump at least twice smaller than naive's;
-    acceleration at the hand-over, median and p95 over hand-overs of the largest within two ticks, no more than the
-    99th percentile of all other ticks.
+    acceleration at hand-overs (the largest within two ticks of each) in the median no more than the 99th percentile of
+    all other ticks, and its p95 no more than ``SCATTER`` times that.
     """
     lines = []
     for cell in cells:
@@ -35,13 +38,13 @@ def misses(cells: Sequence[Cell]) -> list[str]:
             lines.append(f"{name}: {cell.stalled} stalled ticks of {cell.ticks}")
         if cell.without_overlap:
             lines.append(f"{name}: {cell.without_overlap} hand-overs after the end of the chunk before")
-        for which in ("p50", "p95"):
+        for which, most in (("p50", 1.0), ("p95", SCATTER)):
             ratio = getattr(naive, f"jump_{which}") / getattr(cell, f"jump_{which}")
             if not ratio >= TIMES_SMALLER:
                 lines.append(f"{name}: jump {which} {ratio:.2f}x smaller than naive's, wanted {TIMES_SMALLER:g}x")
             share = getattr(cell, f"seam_{which}") / cell.inside_p99
-            if not share <= 1.0:
-                lines.append(f"{name}: hand-over acceleration {which} {share:.2f} of the p99 inside, wanted 1")
+            if not share <= most:
+                lines.append(f"{name}: hand-over acceleration {which} {share:.2f} of the p99 inside, wanted {most:g}")
     return lines
 
 

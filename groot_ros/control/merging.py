@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.control.handover import Handover
 from groot_ros.control.interpolation import resample
 from groot_ros.control.space import Array, Space
 
@@ -54,6 +55,37 @@ def faded(space: Space, old: Path, new: Path, start: float, length: float, perio
     gap = space.minus(new.values, old.values)
     velocities = old.velocities + shares * (new.velocities - old.velocities) + rates * gap
     return Path(space.plus(old.values, shares * gap), velocities)
+
+
+def taken_over(
+    space: Space,
+    path: Path,
+    old: Path,
+    new: tuple[NDArray[np.int64], Array, int],
+    seam: Handover,
+    tick: int,
+    period_ns: int,
+    least: float,
+) -> Path:
+    """The old path up to the seam, and from there on the new one, eased in so that it adds little acceleration.
+
+    Args:
+        path: through all rows of the new chunk, on the ticks from ``tick`` on.
+        old: the path that is executed, on the same ticks.
+        new: due times, rows, and how many of them are the old chunk's, restored.
+        seam: between the two.
+        least: length of the easing in ticks, or more.
+    """
+    due_ns, rows, frozen = new
+    period_s = period_ns * 1e-9
+    start = min(seam.tick - 1 - tick, len(path.values) - 1)
+    if frozen < len(rows) and seam.begin_ns >= due_ns[frozen]:
+        # The way from the last frozen row to the first new one is no part of either.
+        at_ns = np.arange(tick, tick + len(path.values)) * period_ns
+        path = _replaced(space, path, Path(*resample(space, due_ns[frozen:], rows[frozen:], at_ns)))
+    accelerations = np.abs(np.diff(path.velocities[start:], axis=0)) / period_s
+    usual = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
+    return eased(space, old, path, start, usual, period_s, least, len(path.values) - 1 - start)
 
 
 def eased(
@@ -113,7 +145,7 @@ def gentle_ticks(space: Space, gaps: Array, period_s: float) -> float:
     return float(needed_s.max(initial=0.0)) / period_s
 
 
-def replaced(space: Space, path: Path, smooth_part: Path) -> Path:
+def _replaced(space: Space, path: Path, smooth_part: Path) -> Path:
     """``path`` with the ``cubic`` columns of ``smooth_part``."""
     smooth = np.array([kind == "cubic" for kind in space.interpolation])
     way = np.where(smooth, space.minus(smooth_part.values, path.values), 0.0)

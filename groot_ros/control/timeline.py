@@ -22,7 +22,7 @@ from groot_ros.control.handover import Handover, handover
 from groot_ros.control.interpolation import resample
 from groot_ros.control.layout import Layout
 from groot_ros.control.limiter import Motion
-from groot_ros.control.merging import Path, eased, ensemble, faded, gentle_ticks, replaced
+from groot_ros.control.merging import Path, ensemble, faded, gentle_ticks, taken_over
 from groot_ros.control.space import Array
 from groot_ros.control.track import Track, resting, spliced
 from groot_ros.embodiment.control_schema import Chunking
@@ -30,7 +30,7 @@ from groot_ros.policy.base import Chunk, Prefix
 
 DELAY_WINDOW = 20
 MARGIN_TICKS = 2
-OVERLAP_ROWS = 6  # of the chunk before that are left when the next one arrives: what a new one can be led by
+OVERLAP_ROWS = 4  # of the chunk before that are left when the next one arrives: what a new one can be led by
 HISTORY_S = 1.0
 BLEND_STEPS = 4  # of the model: length of the fade of mode "blend"
 _SETTLING_NS = 500_000_000  # how long joints may be behind a command that rests
@@ -262,7 +262,7 @@ class ChunkTimeline:
         length = int(np.searchsorted(due_ns, self.pace.time_ns(track.planned_end), side="right"))
         if length == 0:
             return None
-        settled_ns = self.pace.time_ns(tick + min(self._delays, default=self.delay_ticks))
+        settled_ns = self.pace.time_ns(tick + self.delay_ticks)
         frozen = min(int(np.searchsorted(due_ns, settled_ns, side="right")), length)
         kept = np.minimum(np.arange(len(due_ns)), length - 1)
         row_of = np.clip(np.rint((due_ns - last.stamp_ns) / self.pace.dt_ns).astype(int) - 1, 0, len(last.rows) - 1)
@@ -417,22 +417,12 @@ class ChunkTimeline:
     ) -> Path:
         """Lead from the old path into the new one as the mode says; ``new``: due times, rows, number of frozen ones."""
         space, pace = self._layout.space, self.pace
-        period_s = pace.period_ns * 1e-9
         if self.mode == "blend":
             begin = took_over.begin_ns / pace.period_ns - tick
-            return faded(space, old, path, begin, BLEND_STEPS * pace.dt_ns / pace.period_ns, period_s)
+            return faded(space, old, path, begin, BLEND_STEPS * pace.dt_ns / pace.period_ns, pace.period_ns * 1e-9)
         if self.mode not in ("guided", "native"):
             return path
-        start = min(took_over.tick - 1 - tick, len(path.values) - 1)
-        due_ns, rows, frozen = new
-        if took_over.begin_ns >= due_ns[frozen if frozen < len(rows) else 0]:
-            # The way from the last frozen row to the first new one is no part of either.
-            at_ns = np.arange(tick, tick + len(path.values)) * pace.period_ns
-            path = replaced(space, path, Path(*resample(space, due_ns[frozen:], rows[frozen:], at_ns)))
-        accelerations = np.abs(np.diff(path.velocities[start:], axis=0)) / period_s
-        reference = 0.5 * np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
-        longest = len(path.values) - 1 - start
-        return eased(space, old, path, start, reference, period_s, self._growing(tick, begun), longest)
+        return taken_over(space, path, old, new, took_over, tick, pace.period_ns, self._growing(tick, begun))
 
     def _growing(self, tick: int, begun: int) -> float:
         """Ticks that are left of ``blend_in_s``."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.model.guidance import Guidance, prefix_weights, ramp_strength
+from groot_ros.model.guidance import Guidance, fading_weights, ramp_strength
 from groot_ros.policy.base import Prefix
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def guidance_of(rows: Rows, prefix: Prefix, horizon: int, width: int, beta: floa
     """
     _check_rows(rows, prefix, horizon, width)
     weights = np.zeros((horizon, width), dtype=np.float32)
-    weights[: len(rows), : rows.shape[1]] = prefix_weights(len(rows), prefix.frozen, prefix.length)[:, None]
+    weights[: len(rows), : rows.shape[1]] = fading_weights(len(rows), prefix.frozen, prefix.length)[:, None]
     return Guidance(_padded(rows, horizon, width), weights, beta)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.model.action_head import RtcOptions
-from groot_ros.model.guidance import Guidance, guided, integrate, prefix_weights, ramp_strength
+from groot_ros.model.guidance import Guidance, fading_weights, guided, integrate, prefix_weights, ramp_strength
 
 STEPS = 4
 
@@ -40,9 +40,23 @@ def test_weights_are_those_of_the_paper(case):
     assert ((weights[frozen:length] > 0) & (weights[frozen:length] < 1)).all()
 
 
+@given(counts())
+@settings(max_examples=100, deadline=None)
+def test_fading_weights_are_the_same_where_they_are_1_and_0_and_a_cosine_in_between(case):
+    horizon, frozen, length = case
+    weights, paper = fading_weights(horizon, frozen, length), prefix_weights(horizon, frozen, length)
+    assert weights.dtype == np.float32 and weights.shape == (horizon,)
+    np.testing.assert_array_equal(weights[:frozen], paper[:frozen])
+    np.testing.assert_array_equal(weights[length:], paper[length:])
+    overlap = weights[frozen:length]
+    expected = [math.sin(math.pi * (len(overlap) - i) / (len(overlap) + 1) / 2) ** 2 for i in range(len(overlap))]
+    np.testing.assert_allclose(overlap, expected, atol=1e-6)
+    assert (np.diff(weights) <= 0).all()
+
+
 @pytest.mark.parametrize("case", [(8, 3, 2), (8, -1, 2), (8, 2, 9)])
 def test_counts_that_contradict_each_other_are_refused(case):
-    for make in (prefix_weights, lambda *counts: ramp_strength(*counts, 6.0)):
+    for make in (prefix_weights, fading_weights, lambda *counts: ramp_strength(*counts, 6.0)):
         with pytest.raises(ValueError, match=rf"the 8 rows of a chunk, found frozen {case[1]}, length {case[2]}"):
             make(*case)
 
