@@ -13,6 +13,8 @@ TRANSFORMERS ?= 4#        major version of transformers: 4 or 5
 PYTHON ?= python3#        interpreter that the environment is made with
 TORCH ?= torch==2.13.0#   PyTorch, installed before all else, so that nothing pulls another build of it
 TORCH_INDEX ?=#           index to take it from, where not pip's own (say, one with CPU builds)
+RUNS ?= 500#              runs of make chaos
+SEED ?= 0#                seed of its first one
 ARGS ?=#                  arguments for pytest (make test) or for the demo (make demo)
 
 export DISTRO
@@ -37,7 +39,7 @@ say = @printf '\n==> %s\n' "$(1)"
 pip = $(BIN)/python -m pip install --disable-pip-version-check $(1) 2>&1 \
 	| sed -u -E '/^Requirement already satisfied|^Looking in |^WARNING: Location |^ *$$/d'
 
-.PHONY: help env system build lint test demo clean distclean
+.PHONY: help env system build lint test chaos demo clean distclean
 
 help:  ## this list
 	@echo 'make TARGET [DISTRO=kilted|jazzy] [TRANSFORMERS=4|5] [ARGS=...]'
@@ -97,6 +99,10 @@ test: env  ## lint and all tests, offline and headless; ARGS go to pytest: make 
 	printf '\n==> pytest\n'; \
 	$(BIN)/python -m pytest $(ARGS) || exit $$?; \
 	if ((failed)); then echo 'the tests passed, lint did not: see above the tests' >&2; exit 1; fi
+
+chaos: env  ## seeded faults against the policy node, over DDS: make chaos RUNS=500 SEED=0 (about 1.3 s a run)
+	$(call say,chaos)
+	@$(BIN)/python test/chaos/chaos_run.py --runs $(RUNS) --seed $(SEED) $(ARGS)
 
 demo: env  ## simulated arm and tiny GR00T in closed loop for 30 s, with a result picture
 	$(call say,demo)

@@ -117,7 +117,9 @@ class Supervisor:
 
     def deactivated(self) -> None:
         """The node was deactivated. A latched stop stays latched over it only through the e-stop itself."""
-        self._set(State.INACTIVE, "", "")
+        with self.lock:
+            if self._state in ACTIVE:
+                self._set(State.INACTIVE, "deactivate", "deactivated; activate the node and call ~/start to go on")
 
     def start(self) -> Answer:
         """READY -> RUNNING."""

@@ -28,6 +28,7 @@ class Fault:
         simulated: needs /clock.
         abrupt: what is sent tick by tick stands at once, instead of braking.
         held_s: how long it stays when nothing is to be waited for.
+        of: what it takes hold of, which no second fault may.
         alone: no second fault with it: the node cannot be talked to meanwhile.
         clear: undo it, before everything else.
     """
@@ -38,6 +39,7 @@ class Fault:
     simulated: bool = False
     abrupt: bool = False
     held_s: float = 0.25
+    of: str = ""
     alone: bool = False
     clear: Callable[[Rig], None] = lambda rig: None
 
@@ -193,15 +195,18 @@ FAULTS: dict[str, Fault] = {
     "joints NaN": Fault(_edits(_nan), frozenset({"not_finite"}), "/joint_states"),
     "stamps backwards": Fault(_edits(_backwards), frozenset({"out_of_order"})),
     "joints far away": Fault(_edits(_far_away), frozenset({"out_of_training_range"}), "state.arm"),
-    "instruction spam": Fault(_instructions),
+    "instruction spam": Fault(_instructions, of="instruction"),
     "instruction empty": Fault(
-        lambda rig, rng: rig.robot.instruct(" "), frozenset({"empty_instruction"}), "~/instruction"
+        lambda rig, rng: rig.robot.instruct(" "),
+        frozenset({"empty_instruction"}),
+        "~/instruction",
+        of="instruction",
     ),
-    "model exception": Fault(_order("raise"), frozenset({"exception"}), "device-side assert"),
-    "chunk NaN": Fault(_order("nan"), frozenset({"gate"}), "nan"),
-    "chunks wild": Fault(_order("wild"), held_s=0.8),
-    "model slow": Fault(_order("slow 0.35"), held_s=1.2),
-    "model hangs": Fault(_order("hang"), frozenset({"inference_timeout"}), "inference_timeout_s"),
+    "model exception": Fault(_order("raise"), frozenset({"exception"}), "device-side assert", of="policy"),
+    "chunk NaN": Fault(_order("nan"), frozenset({"gate"}), "nan", of="policy"),
+    "chunks wild": Fault(_order("wild"), held_s=0.8, of="policy"),
+    "model slow": Fault(_order("slow 0.35"), held_s=1.2, of="policy"),
+    "model hangs": Fault(_order("hang"), frozenset({"inference_timeout"}), "inference_timeout_s", of="policy"),
     "inference SIGSTOP": Fault(
         _freeze_inference, frozenset({"inference_timeout"}), "inference_timeout_s", clear=_thaw_inference
     ),

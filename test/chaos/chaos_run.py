@@ -64,7 +64,10 @@ def scenario(seed: int) -> Scenario:
     others = [
         name
         for name in names
-        if name != first and not FAULTS[name].alone and FAULTS[name].simulated == FAULTS[first].simulated
+        if name != first
+        and not FAULTS[name].alone
+        and FAULTS[name].simulated == FAULTS[first].simulated
+        and not (FAULTS[name].of and FAULTS[name].of == FAULTS[first].of)
     ]
     if not FAULTS[first].alone and others and rng.random() < 0.4:
         chosen.append(str(rng.choice(others)))
@@ -135,7 +138,7 @@ class Runner:
                 fault.inject(rig, rng)
                 reasons |= fault.reasons
                 words.append(fault.words)
-            if reasons:
+            if reasons and "calls" not in what.faults:  # one of them may have stopped it before the fault did
                 rig.wait(
                     lambda: any(heard.message.reason in reasons for heard in rig.robot.statuses[seen:]),
                     f"a status that says {' or '.join(sorted(reasons))}",
