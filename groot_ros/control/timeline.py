@@ -382,7 +382,9 @@ class ChunkTimeline:
                 return commanded, False
             fallback = commanded.values
         else:
-            fallback = target
+            fallback = target.copy()
+            columns, tangents = space.lines
+            fallback[columns] = np.clip(target[columns], space.lower[tangents], space.upper[tangents])
         start = space.plus(fallback, np.where(known, space.minus(seen, fallback), 0.0))
         return Motion(space.at_rest(start), np.zeros(space.tangent_count)), True
 

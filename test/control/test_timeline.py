@@ -280,6 +280,15 @@ def test_the_start_is_measured_where_that_is_known_and_the_target_elsewhere() ->
     np.testing.assert_allclose(planned.track.values[0], [0.1, 0.4, 0.0], atol=1e-6)
 
 
+def test_what_is_not_measured_begins_inside_its_limits() -> None:
+    bench = Bench(arm(**AT_ONCE))
+    outside = bench.chunk(TICK0, bench.rows(("b", lambda i: np.full(16, 2.5))))
+    unknown = (home(bench.space), np.array([True, False, True]))
+    planned = bench.timeline.plan(outside, TICK0 + 3, unknown, TICK0 * PERIOD_NS)
+    assert isinstance(planned, Accepted)
+    assert_in_limits(bench.space, planned.track.values, planned.track.velocities)
+
+
 @pytest.mark.parametrize(
     ("restarted", "away", "fresh"), [(False, 0.0, False), (False, 0.1, False), (False, 0.3, True), (True, 0.1, True)]
 )

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from groot_ros.control.plan import plan_chunk
+from groot_ros.control.gate import Gate
+from groot_ros.control.layout import Layout
+from groot_ros.control.timeline import Accepted, ChunkTimeline, Pace
+from groot_ros.control.track import Track
 from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
 from groot_ros.embodiment.schema import Camera, Embodiment, StateStream
 from groot_ros.embodiment.vocabulary import GENERATIONS, JOINT_STATE, POSE_OF
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Observation
-from groot_ros.policy.cycle import PolicyCycle
+from groot_ros.policy.base import Chunk
 from groot_ros.policy.local import LocalPolicy
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 
@@ -64,7 +67,7 @@ def put(message: SimpleNamespace, path: str, value: float) -> None:
     setattr(at, last, value)
 
 
-def observed(embodiment: Embodiment) -> tuple[Assembler, Observation]:
+def observed(embodiment: Embodiment) -> Observation:
     """What the assembler makes of good messages at the steps that the checkpoint wants."""
     raw = {
         name: camera.model_copy(update={"type": "sensor_msgs/msg/Image", "encodings": ["rgb8"]})
@@ -80,7 +83,7 @@ def observed(embodiment: Embodiment) -> tuple[Assembler, Observation]:
             assert refusal is None, refusal
     observation = assembler.assemble(T0, INSTRUCTION)
     assert isinstance(observation, Observation), observation
-    return assembler, observation
+    return observation
 
 
 @pytest.mark.parametrize(("name", "generation"), CASES, ids=[f"{name}-{generation}" for name, generation in CASES])
@@ -88,14 +91,38 @@ def test_a_random_checkpoint_of_the_robot_gives_a_chunk(name: str, generation: s
     make_random_checkpoint(tmp_path / "ckpt", generation, "tiny", name, 0, Console(quiet=True))
     embodiment = load_embodiment(name, generation)
     policy = LocalPolicy(tmp_path / "ckpt", embodiment, device="cpu")
-    assembler, observation = observed(embodiment)
+    observation = observed(embodiment)
     chunk = policy.act(observation, seed=0)
     assert list(chunk.actions) == list(embodiment.action)
     for key, spec in embodiment.action.items():
         values = chunk.actions[key]
         assert values.shape == (embodiment.horizon, len(spec.names)) and values.dtype == np.float32, key
         assert np.isfinite(values).all(), key
-    plan = plan_chunk(embodiment, chunk)
-    assert plan.positions.shape == (embodiment.horizon, len(embodiment.action_joints))
-    assert PolicyCycle(embodiment, assembler, policy, lambda: T0).active is None
     policy.check_instruction(INSTRUCTION)
+    commanded(embodiment, observation, chunk)
+
+
+def commanded(embodiment: Embodiment, observation: Observation, chunk: Chunk) -> None:
+    """The chunk becomes commands on control ticks, from where the robot is to rest."""
+    clamped = embodiment.gate.model_copy(update={"start_jump": "clamp"})  # a random model knows no better
+    layout = Layout(embodiment.model_copy(update={"gate": clamped}))
+    period_ns = round(1e9 / embodiment.control.rate_hz)
+    pace = Pace(period_ns, embodiment.dt_s, embodiment.horizon, 0, 0, 1)
+    timeline = ChunkTimeline(layout, Gate(layout, period_ns * 1e-9), pace, embodiment.control.chunking)
+    tick = pace.tick(T0) + 1
+    accepted = timeline.plan(chunk, tick, layout.measured(observation), T0)
+    assert isinstance(accepted, Accepted)
+    track = accepted.track
+    assert np.isfinite(track.values).all() and not track.velocities[-1].any()
+    seen, known = layout.measured(observation)
+    start = layout.space.minus(track.motion(tick).values, seen)
+    np.testing.assert_allclose(start[known], 0.0, atol=1e-9)
+    rows = layout.model_rows(track.values, near(layout, track))
+    assert all(np.isfinite(values).all() for values in rows.values())
+    lines, tangents = layout.space.lines
+    inside = layout.space.lower[tangents] - 1e-9, layout.space.upper[tangents] + 1e-9
+    assert (track.values[:, lines] >= inside[0]).all() and (track.values[:, lines] <= inside[1]).all()
+
+
+def near(layout: Layout, track: Track) -> dict[str, np.ndarray]:
+    return {key: np.zeros((len(track.values), len(layout.embodiment.action[key].names))) for key in layout.keys}

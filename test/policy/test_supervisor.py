@@ -24,7 +24,8 @@ STEPS = {
     "release": lambda s: s.estop(False),
     "reset_stop": lambda s: s.reset_stop(),
     "refuse": lambda s: s.refused(REFUSAL),
-    "send": lambda s: s.sent(0.01, 0.002),
+    "send": lambda s: s.sent(0.01, {"model": 0.002}),
+    "run empty": lambda s: s.underrun("no chunk in time"),
 }
 
 
@@ -120,17 +121,39 @@ def test_refusals_are_counted_by_reason_and_announced_once() -> None:
     other = Refusal(Reason.MISSING_JOINT, "joints", "joint 'x' is missing")
     refusals = (REFUSAL, older, wrist, other, REFUSAL)
     assert [supervisor.refused(r) for r in refusals] == [True, False, True, True, True]
-    assert supervisor.sent(0.02, 0.004) is True
-    assert supervisor.sent(0.04, 0.006) is False
+    assert supervisor.sent(0.004, {"model": 0.02}) is True
+    assert supervisor.sent(0.006, {"model": 0.04, "plan": 0.001}) is False
     assert supervisor.refused(REFUSAL) is True
-    assert supervisor.sent(0.03, 0.005) is True
+    assert supervisor.sent(0.005, {"model": 0.03}) is True
     seen = supervisor.snapshot()
     assert (seen.ticks, seen.chunks, seen.refusals) == (9, 3, {"stale": 5, "missing_joint": 1})
     assert seen.model_s[0] == pytest.approx(0.03)
     assert seen.overhead_s[0] == pytest.approx(0.005)
+    assert list(seen.stages_s) == ["model", "plan"] and seen.stages_s["plan"] == (0.001, 0.001)
     assert seen.reason == ""
     supervisor.activated()
     assert supervisor.snapshot().ticks == 0
+
+
+def test_a_queue_that_ran_empty_is_said_until_the_next_chunk() -> None:
+    supervisor = after("activate", "start", "run empty")
+    assert (supervisor.state, supervisor.snapshot().reason) == (State.RUNNING, "underrun")
+    assert supervisor.sent(0.01, {"model": 0.002}) is False
+    assert supervisor.snapshot().reason == ""
+    for steps in (("activate",), ("activate", "start", "refuse"), ("activate", "start", "pause")):
+        other = after(*steps)
+        before = other.snapshot()
+        other.underrun("no chunk in time")
+        now = other.snapshot()  # whatever else is the matter says more
+        assert (now.state, now.reason, now.message) == (before.state, before.reason, before.message)
+
+
+def test_chunks_that_were_not_executed_are_counted_by_reason() -> None:
+    supervisor = after("activate", "start")
+    supervisor.rejected("chunk_too_late")
+    supervisor.rejected("chunk_too_late")
+    seen = supervisor.snapshot()
+    assert (seen.ticks, seen.chunks, seen.refusals) == (2, 0, {"chunk_too_late": 2})
 
 
 def test_the_numbers_are_those_of_the_message() -> None:

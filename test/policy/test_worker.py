@@ -9,7 +9,7 @@ import pytest
 
 from groot_ros.policy.worker import CLOCK_STOPPED_S, Worker
 
-PERIOD_NS, PATIENCE_NS = 200, 50
+PERIOD_NS, LONGEST_NS, PATIENCE_NS = 200, 900, 50
 WAIT_S = 10.0
 
 
@@ -18,6 +18,7 @@ class Rig:
 
     def __init__(self, result: bool = True) -> None:
         self.now_ns = 1000
+        self.period_ns = PERIOD_NS
         self.steady_s = 0.0
         self.stops = 0
         self.enabled = True
@@ -30,7 +31,8 @@ class Rig:
             lambda: self.enabled,
             lambda: self.now_ns,
             ["front", "wrist"],
-            PERIOD_NS,
+            lambda began_ns: began_ns + self.period_ns,
+            LONGEST_NS,
             PATIENCE_NS,
             self._failed,
             self._clock_stopped,
@@ -191,3 +193,42 @@ def test_a_turn_is_due_when_time_was_set_back(during_the_turn: bool) -> None:
     rig.frames()
     assert rig.wait_turns(2)
     assert rig.worker.close(WAIT_S)
+
+
+def test_no_turn_is_due_later_than_the_longest_wait(rig: Rig) -> None:
+    """Whatever the timeline says: it may have been asked about a clock that was set back since."""
+    rig.period_ns = 10**15
+    rig.frames()
+    assert rig.wait_turns(1)
+    rig.now_ns += LONGEST_NS - 1
+    rig.frames()
+    assert rig.stays_at(1)
+    rig.now_ns += 1
+    rig.frames()
+    assert rig.wait_turns(2)
+
+
+def test_how_long_a_turn_has_taken_is_known_while_it_runs() -> None:
+    rig = Rig()
+    began, go_on = threading.Event(), threading.Event()
+
+    def turn() -> bool:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        return Rig._turn(rig)
+
+    rig.worker._turn = turn
+    rig.worker.start()
+    assert rig.worker.busy_s() == 0.0
+    rig.frames()
+    assert began.wait(WAIT_S)
+    rig.steady_s += 7.0
+    assert rig.worker.busy_s() == 7.0
+    go_on.set()
+    assert rig.wait_turns(1)
+    assert rig.worker.close(WAIT_S)
+    assert rig.worker.busy_s() == 0.0
+
+
+def test_a_worker_that_never_ran_can_be_closed() -> None:
+    assert Rig().worker.close(WAIT_S)
