@@ -32,7 +32,7 @@ INSTRUCTION = "pick up the red cube"
 
 def moving(embodiment: Path, checkpoint: Path, **more: object) -> dict[str, Any]:
     """Parameters of a policy node that moves as soon as it can."""
-    always = {"instruction": INSTRUCTION, "autostart": True, "start_on_activate": True}
+    always = {"instruction": INSTRUCTION, "autostart": True, "start_on_activate": True, "inference_timeout_s": WAIT_S}
     return {"embodiment": embodiment, "checkpoint": checkpoint, **always, **more}
 
 
