@@ -364,7 +364,7 @@ def benchmark_continuity(
         str, typer.Option(help="Of joints_absolute, joints_relative, eef_absolute, eef_relative.")
     ] = "joints_absolute,joints_relative",
     seeds: Annotated[int, typer.Option(min=1, help="Runs per cell, each with a task of its own.")] = 3,
-    chunks: Annotated[int, typer.Option(min=2, help="Chunks per run.")] = 100,
+    chunks: Annotated[int, typer.Option(min=2, help="Chunks per run.")] = 60,
     control_rate: Annotated[float, typer.Option(min=25.0, help="Control ticks per second.")] = 50.0,
     lag: Annotated[float, typer.Option(min=0.0, help="Time constant of the robot's servo (s); 0: ideal.")] = 0.0,
     acceleration: Annotated[

@@ -84,7 +84,7 @@ class Plan:
     modes: Sequence[str] = MODES
     latencies: Sequence[str] = LATENCIES
     seeds: Sequence[int] = (0, 1, 2)
-    chunks: int = 100
+    chunks: int = 60
     rate_hz: float = 50.0
     lag_s: float = 0.0
     acceleration: float = 3.0
