@@ -99,8 +99,11 @@ class Commander:
                 return
             if self.dry_run and self._settled:
                 return
-            if missed and self._streamed.any() and self._sent is not None and not self._settled:
-                self._timeline.resume(tick - 1, self._sent, self._streamed)
+            track = self._timeline.track
+            if missed and self._streamed.any() and track is not None:
+                # A run whose first ticks were missed begins where it was to begin.
+                begun = self._sent if self._sent is not None and not self._settled else track.motion(tick - missed - 1)
+                self._timeline.resume(tick - 1, begun, self._streamed)
             self._step(tick)
 
     def executed(self, accepted: Accepted) -> None:

@@ -19,6 +19,7 @@ FINE_NS = 1_000_000  # between looks at the trajectory that is being executed
 SLACK = 1e-3  # of a limit: times are whole nanoseconds, velocities are compared over a millisecond
 # A robot that is seen at its limit, in float32, is told to stand where it is seen.
 POSITION_SLACK = 1e-6
+ROUNDING_S = 2e-6  # of the times in messages, and of the time of publication
 MARGIN_TICKS = 3  # one for the tick that was commanded, one until the first changed one, one for the robot's clock
 STAMP_NS = 2_000_000  # a command may have been on its way while the status was written
 
@@ -157,7 +158,7 @@ class Checks:
         for i, joint in enumerate(self._robot.arm):
             acceleration = self._limits[joint][3]
             jump, kink = abs(position[i] - self._state[0][i]), abs(velocity[i] - self._state[1][i])
-            if jump > acceleration * late_s**2 + 1e-7 or kink > 2 * acceleration * late_s + 1e-6:
+            if jump > acceleration * late_s**2 + 1e-7 or kink > 2 * acceleration * (late_s + ROUNDING_S):
                 found.wrong.append(
                     f"arm: a trajectory, {late_s:.4f} s late, takes {joint} over with a jump of {jump:.3g} rad and "
                     f"{kink:.3g} rad/s"

@@ -210,24 +210,27 @@ class ChaosRobot:
         """Another time; when it ``jumped`` back, trajectories are forgotten, as a controller would."""
         with self.changed:
             if jumped:
-                self._follower.hold(self._follower.sample(self.now_ns())[0])
+                now_ns = self.now_ns()
+                self.clock_log.append((time.time_ns(), now_ns))
+                self._follower.hold(self._follower.sample(now_ns)[0])
             self.clock = clock
 
     def _publish(self) -> None:
         due = {name: time.monotonic() for name in self._publishers}
-        count = 0
+        counts = dict.fromkeys(due, 0)
         while not self._end.is_set():
             now = time.monotonic()
-            if self.clock is not None:
-                clock_ns = self.clock()
-                self.clock_log.append((time.time_ns(), clock_ns))
-                self._clock_publisher.publish(Clock(clock=convert.to_time(clock_ns)))
+            with self.changed:
+                if self.clock is not None:
+                    clock_ns = self.clock()
+                    self.clock_log.append((time.time_ns(), clock_ns))
+                    self._clock_publisher.publish(Clock(clock=convert.to_time(clock_ns)))
             for name, stream in self.embodiment.streams.items():
                 if now >= due[name]:
                     due[name] = max(due[name] + 1.0 / stream.rate_hz, now)
-                    for message in self.edit(name, self._sample(name, count)):
+                    counts[name] += 1
+                    for message in self.edit(name, self._sample(name, counts[name])):
                         self._publishers[name].publish(message)
-            count += 1
             with self.changed:
                 self.published += 1
                 self.changed.notify_all()
