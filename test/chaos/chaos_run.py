@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -216,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # the nodes are ended on the way out
     tally, begin_s = Tally(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="groot-chaos-") as folder:
         scenarios = [scenario(options.seed + number) for number in range(options.runs)]

@@ -153,6 +153,23 @@ def test_when_no_chunk_comes_it_brakes_says_so_and_goes_on_with_the_next_one(wor
     assert world.timeline.step(world.now_tick).planned
 
 
+@pytest.mark.parametrize("missed", [1, 3, 10])
+def test_a_run_whose_first_ticks_are_missed_begins_where_the_robot_stands(world: World, missed: int) -> None:
+    drive = column(world.space, "base.linear.x")
+    world.say = lambda observation, prefix: world.bench.rows(("base.linear.x", lambda i: np.full(16, 0.5)))
+    world.start()
+    assert isinstance(world.infer(), Planned)
+    assert not world.sender.steps
+    world.ticks(1, missed=missed)
+    world.ticks(5)
+    values = streamed(world)[1]
+    velocities = np.array([motion.velocity for _, motion in world.sender.steps])
+    assert_in_limits(world.space, values, velocities)
+    hardest = world.space.acceleration[world.space.names.index("base.linear.x")]
+    assert 0.0 <= values[0, drive] <= 0.5 * hardest * (PERIOD_NS * 1e-9) ** 2 + 1e-12
+    assert values[-1, drive] > values[0, drive]
+
+
 @pytest.mark.parametrize("missed", [1, 3, 10, 24])
 def test_after_missed_ticks_streams_are_led_back_within_their_limits(world: World, missed: int) -> None:
     moving(world)
