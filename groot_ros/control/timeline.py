@@ -183,7 +183,13 @@ class ChunkTimeline:
         space, on_time = self._layout.space, track.motion(tick)
         start = space.plus(on_time.values, np.where(streamed, space.minus(sent.values, on_time.values), 0.0))
         velocity = np.where(streamed, 0.0, on_time.velocity)
-        rows, speeds, _ = self._shaped(Motion(start, velocity), Path(*track.rows(tick + 1, track.last_tick)))
+        told, told_speeds = track.rows(tick + 1, track.last_tick)
+        rows, speeds, _ = self._shaped(Motion(start, velocity), Path(told, told_speeds))
+        # What a controller has been sent it executes to the last digit.
+        count, (values, tangents) = len(told), space.lines
+        values, tangents = values[~streamed[tangents]], tangents[~streamed[tangents]]
+        rows[:count, values], rows[count:, values] = told[:, values], told[-1, values]
+        speeds[:count, tangents], speeds[count:, tangents] = told_speeds[:, tangents], 0.0
         begun = Track(space, track.period_ns, tick, start[None], velocity[None], track.planned_end)
         self._track = spliced(begun, tick, rows, speeds, track.planned_end, self._history)
 
