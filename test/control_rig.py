@@ -348,7 +348,8 @@ class World:
             if self.supervisor.moving and self.now_ns >= due_ns:
                 launched_ns = self.now_ns
                 due_ns = launched_ns
-                if isinstance(self.infer(), Planned):
+                braking = self.commander.dry_run and not self.commander.settled
+                if not braking and isinstance(self.infer(), Planned):
                     due_ns = self.timeline.next_launch_ns(launched_ns)
                     continue
             self.ticks()

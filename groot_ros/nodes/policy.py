@@ -166,13 +166,16 @@ class PolicyNode(LifecycleNode):
 
     def _turn(self) -> bool:
         robot = self._robot
-        if robot is None or (robot.commander.dry_run and not robot.commander.settled):
+        if robot is None:
             return False
         epoch = self._supervisor.epoch
+        alone = robot.commander.dry_run  # asked once: a dry run that begins now first brakes
+        if alone and not robot.commander.settled:
+            return False
         result = robot.cycle.run(
             self._instructions.text,
             None if self._settings.seed < 0 else self._settings.seed,
-            alone=robot.commander.dry_run,
+            alone=alone,
             permitted=lambda: self._supervisor.moving and self._supervisor.epoch == epoch,
             executed=robot.commander.executed,
         )
@@ -222,10 +225,10 @@ class PolicyNode(LifecycleNode):
 
     def _on_clock_stopped(self) -> None:
         text = "/clock: expected ROS time to go on, found it standing still, check its publisher or unset use_sim_time"
+        if self._robot is not None:
+            self._robot.commander.clock_stopped()
         if self._supervisor.refused(Refusal(Reason.CLOCK_STOPPED, "/clock", text)):
             self.get_logger().warning(f"refused (clock_stopped): {text}")
-        if self._robot is not None:
-            self._robot.commander.stand()
 
     def _brake(self, transition: Callable[[], T]) -> T:
         return self._robot.commander.brake(transition) if self._robot is not None else transition()
