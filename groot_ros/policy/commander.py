@@ -71,6 +71,7 @@ class Commander:
         self._sent: Motion | None = None
         self._worked: int | None = None
         self._settled = True
+        self._stood = False  # streams stand while trajectories wait for ROS time to go on
         self._changed = threading.Condition(supervisor.lock)
 
     @property
@@ -100,7 +101,8 @@ class Commander:
             if self.dry_run and self._settled:
                 return
             track = self._timeline.track
-            if missed and self._streamed.any() and track is not None:
+            stood, self._stood = self._stood, False
+            if (missed or stood) and self._streamed.any() and track is not None:
                 # A run whose first ticks were missed begins where it was to begin.
                 begun = self._sent if self._sent is not None and not self._settled else track.motion(tick - missed - 1)
                 self._timeline.resume(tick - 1, begun, self._streamed)
@@ -148,16 +150,32 @@ class Commander:
                 self._brake()
             self.stand()
 
+    def clock_stopped(self) -> None:
+        """ROS time stands still: what is sent tick by tick stands at once, and a controller on the same clock has the
+        way to rest for when it goes on.
+        """
+        with self._supervisor.lock:
+            if not self._settled and not self._stood:
+                self._brake()
+                self._send_standing()
+                self._stood = True
+
     def stand(self) -> None:
         """Forget what was planned; what is sent tick by tick stands still where it is (speeds: 0)."""
         with self._supervisor.lock:
             self._timeline.forget()
-            if self._sent is not None and not self._settled:
-                space = self._layout.space
-                motion = Motion(space.at_rest(self._sent.values), np.zeros(space.tangent_count))
-                self._sender.send_step(motion, self._timeline.pace.time_ns(self._tick()))
-                self._sent = motion
+            self._stood = False
+            if not self._settled:
+                self._send_standing()
             self._settle()
+
+    def _send_standing(self) -> None:
+        if self._sent is None:
+            return
+        space = self._layout.space
+        motion = Motion(space.at_rest(self._sent.values), np.zeros(space.tangent_count))
+        self._sender.send_step(motion, self._timeline.pace.time_ns(self._tick()))
+        self._sent = motion
 
     @property
     def _period_s(self) -> float:

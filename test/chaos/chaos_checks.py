@@ -19,6 +19,7 @@ FINE_NS = 1_000_000  # between looks at the trajectory that is being executed
 SLACK = 1e-3  # of a limit: times are whole nanoseconds, velocities are compared over a millisecond
 # A robot that is seen at its limit, in float32, is told to stand where it is seen.
 POSITION_SLACK = 1e-6
+BASE = ["base.linear.x", "base.angular.z"]
 ROUNDING_S = 2e-6  # of the times in messages, and of the time of publication
 MARGIN_TICKS = 3  # one for the tick that was commanded, one until the first changed one, one for the robot's clock
 STAMP_NS = 2_000_000  # a command may have been on its way while the status was written
@@ -91,7 +92,7 @@ class Checks:
         found.commands.update({name: len(kept) for name, kept in heard.items()})
         speeds = self._trajectories(heard["arm"], found)
         self._stream("gripper", ["gripper"], heard["gripper"], heard["gripper"], abrupt, found)
-        self._stream("base", ["base.linear.x", "base.angular.z"], heard["base"], heard["gripper"], abrupt, found)
+        self._stream("base", BASE, heard["base"], heard["gripper"], abrupt, found)
         self._stops(heard, statuses, speeds, abrupt, found)
         return found
 
@@ -143,8 +144,9 @@ class Checks:
                 continue
             if self._state is None:  # where it was going before is not known
                 self._at_ns, self._state = now_ns, self._follower.sample(now_ns)
-            # The first point is the one under way, and the way to the second is the old one.
-            changed_ns = stamp_ns + points[min(1, len(points) - 1)].time_from_start_ns
+            # The first point is the one under way, and the way to the second is the old one, but for a start from rest.
+            starts = not any(points[0].velocities)
+            changed_ns = stamp_ns + points[0 if starts else min(1, len(points) - 1)].time_from_start_ns
             late_s = (now_ns - changed_ns) * 1e-9
             self._spliced(now_ns, late_s, found)
         return speeds
@@ -248,6 +250,7 @@ class Checks:
                 if not (status.reason and status.message):
                     found.wrong.append(f"the robot was stopped without a reason: state {status.state}")
                 self._comes_to_rest(one.sent_ns, speeds, found)
+                self._streams_come_to_rest(one.sent_ns, heard, found)
             if status.state == PolicyStatus.REFUSING and (i == 0 or statuses[i - 1].message.reason != status.reason):
                 found.stops[status.reason] += 1
             if status.state in (*LATCHED, PolicyStatus.REFUSING, PolicyStatus.PAUSED) and not (
@@ -267,6 +270,20 @@ class Checks:
                         f"a command to {sent[first][1]} {1e-9 * (moments[first] - one.sent_ns):.3f} s after a status "
                         f"that says stopped (state {status.state}, {status.reason}) and not braking"
                     )
+
+    def _streams_come_to_rest(self, stopped_ns: int, heard: dict[str, list[Heard]], found: Findings) -> None:
+        """After a stop, speeds only fall, and the last command comes as soon as the slowest can rest."""
+        allowed = min((m for m in self._robot.allowed if m >= stopped_ns), default=1 << 62)
+        after = [one for one in heard["base"] if stopped_ns < one.sent_ns < allowed]
+        _, high, fastest, hardest = np.array([self._limits[name] for name in BASE]).T
+        # A speed changes by `fastest` per s at most, and that takes fastest / hardest to begin and to end.
+        rest_s = float((high / fastest + 2 * fastest / hardest).max()) + MARGIN_TICKS * self._period_s
+        if after and after[-1].sent_ns - stopped_ns > rest_s * 1e9:
+            found.wrong.append(f"commands for {1e-9 * (after[-1].sent_ns - stopped_ns):.3f} s after a stop")
+        turn_s = float((fastest / hardest).max()) + MARGIN_TICKS * self._period_s
+        falling = np.abs([_values(one.message) for one in after if one.sent_ns - stopped_ns > turn_s * 1e9])
+        if len(falling) > 1 and (np.diff(falling, axis=0) > 1e-9).any():
+            found.wrong.append(f"the base gets faster after a stop: {falling.tolist()}")
 
     def _comes_to_rest(self, stopped_ns: int, speeds: list[tuple[int, float]], found: Findings) -> None:
         """After the first status of a stop the arm only slows down, for as long as it has to."""

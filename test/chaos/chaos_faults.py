@@ -24,6 +24,7 @@ class Fault:
     Attributes:
         inject: does it; clearing it is ``Rig.recover`` (and ``clear``).
         reasons: what ``~/status`` says then; empty: nothing has to stop.
+        may: what it may say too.
         words: in the message.
         simulated: needs /clock.
         abrupt: what is sent tick by tick stands at once, instead of braking.
@@ -40,6 +41,7 @@ class Fault:
     abrupt: bool = False
     held_s: float = 0.25
     of: str = ""
+    may: frozenset[str] = frozenset()
     alone: bool = False
     clear: Callable[[Rig], None] = lambda rig: None
 
@@ -219,14 +221,16 @@ FAULTS: dict[str, Fault] = {
     "node SIGSTOP short": Fault(_freeze_node((0.02, 0.25)), alone=True),
     "clock stands": Fault(
         lambda rig, rng: rig.set_clock(rig.robot.now_ns(), 0.0),
-        frozenset({"clock_stopped"}),
+        frozenset({"clock_stopped", "out_of_order"}),  # what is stamped with it has the same stamp again
         "/clock",
         simulated=True,
         abrupt=True,
         alone=True,
         clear=lambda rig: rig.steady_clock(),
     ),
-    "clock jumps back": Fault(_clock_back, simulated=True, abrupt=True),
+    "clock jumps back": Fault(
+        _clock_back, simulated=True, abrupt=True, may=frozenset({"future_stamp", "out_of_order"})
+    ),
     "e-stop": Fault(lambda rig, rng: rig.robot.estop(True), frozenset({"estop"}), "e-stop"),
     "calls": Fault(_calls),
 }

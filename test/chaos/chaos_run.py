@@ -108,7 +108,7 @@ class Runner:
         found = self._checks.look(abrupt=any(fault.abrupt for fault in faults))
         wrong += found.wrong
         if "calls" not in what.faults:
-            expected = frozenset[str]().union(*(fault.reasons for fault in faults)) | TOLERATED | {""}
+            expected = frozenset[str]().union(*(fault.reasons | fault.may for fault in faults)) | TOLERATED | {""}
             strange = {f"{status.reason}: {status.message}" for status in told if status.reason not in expected}
             wrong += [f"not to be expected from this fault: {one}" for one in sorted(strange)]
         if wrong:  # the next run gets a node that nothing has happened to

@@ -153,6 +153,26 @@ def test_when_no_chunk_comes_it_brakes_says_so_and_goes_on_with_the_next_one(wor
     assert world.timeline.step(world.now_tick).planned
 
 
+def test_while_time_stands_still_streams_stand_and_a_controller_on_that_time_has_the_way_to_rest(world: World) -> None:
+    moving(world)
+    before, drive = world.sender.tracks[-1][2], column(world.space, "base.linear.x")
+    tracks, steps = len(world.sender.tracks), len(world.sender.steps)
+    for _ in range(3):
+        world.commander.clock_stopped()
+    assert (len(world.sender.tracks), len(world.sender.steps)) == (tracks + 1, steps + 1)
+    way = world.sender.tracks[-1][2]
+    for tick in (world.now_tick, world.now_tick + 1):  # what is under way stays
+        np.testing.assert_array_equal(way.motion(tick).values, before.motion(tick).values)
+    assert not way.velocities[-1].any() and way.planned_end == world.now_tick + 1
+    assert world.sender.steps[-1][1].values[drive] == 0.0
+    world.ticks(100)  # it goes on
+    values, tangent = streamed(world)[1][steps:, drive], world.space.names.index("base.linear.x")
+    speeds = np.concatenate([[0.0], np.diff(values)]) / (PERIOD_NS * 1e-9)
+    assert np.all(np.abs(speeds) <= world.space.velocity[tangent] + 1e-9)
+    assert np.all(np.abs(np.diff(speeds)) <= world.space.acceleration[tangent] * PERIOD_NS * 1e-9 + 1e-6)
+    assert values[-1] == 0.0 and not world.sender.steps[-1][1].velocity.any()
+
+
 @pytest.mark.parametrize("missed", [1, 3, 10])
 def test_a_run_whose_first_ticks_are_missed_begins_where_the_robot_stands(world: World, missed: int) -> None:
     drive = column(world.space, "base.linear.x")
