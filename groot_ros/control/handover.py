@@ -21,6 +21,9 @@ class Handover:
         end_ns: as long as that the old chunk has targets.
         gap: float64 [V], new minus old at the first row that is new, before fade and gate.
         overlap: whether the old chunk has a target there; without one the gap is that to a robot coming to rest.
+        row: the first row that is new.
+        lead_in: float64 [C], where the new path would be one step before that row if it differed from the old one by
+            the gap there too. Without it the new path had no slope at its first row but that of the step after.
         cosine: between the old and the new velocity there, limits as units; NaN where one of the two stands still.
     """
 
@@ -29,6 +32,8 @@ class Handover:
     end_ns: int
     gap: Array
     overlap: bool
+    row: int
+    lead_in: Array
     cosine: float
 
 
@@ -49,17 +54,20 @@ def handover(
     first = max(now_ns, int(due_ns[min(frozen, len(due_ns) - 1)]))
     begin_ns = first if patient and first <= end_ns else known
     there = old.sample(due_ns[row : row + 1])[0]
+    gap = space.minus(values[row], there)
     after = min(row + 1, len(due_ns) - 1)
     before = max(after - 1, 0)
-    step_s = max(float(due_ns[after] - due_ns[before]) * 1e-9, 1e-9)
-    new_velocity = space.minus(values[after], values[before]) / step_s
+    step_ns = max(int(due_ns[after] - due_ns[before]), 1)
+    new_velocity = space.minus(values[after], values[before]) / (step_ns * 1e-9)
     old_velocity = old.motion(int(due_ns[row]) // old.period_ns).velocity
     return Handover(
         tick=-(-begin_ns // old.period_ns) + 1,
         begin_ns=begin_ns,
         end_ns=end_ns,
-        gap=space.minus(values[row], there),
+        gap=gap,
         overlap=int(due_ns[row]) <= end_ns,
+        row=row,
+        lead_in=space.plus(old.sample(np.array([int(due_ns[row]) - step_ns]))[0], gap),
         cosine=_cosine(space, old_velocity, new_velocity),
     )
 

@@ -12,7 +12,9 @@ Array = NDArray[np.float64]
 Times = NDArray[np.int64]
 
 
-def resample(space: Space, due_ns: Times, values: Array, at_ns: Times) -> tuple[Array, Array]:
+def resample(
+    space: Space, due_ns: Times, values: Array, at_ns: Times, knots: Array | None = None
+) -> tuple[Array, Array]:
     """Values [T, C] and velocities [T, V] (per s) at the times ``at_ns`` of a path through ``values`` at ``due_ns``.
 
     By the column's ``interpolation``:
@@ -33,6 +35,7 @@ def resample(space: Space, due_ns: Times, values: Array, at_ns: Times) -> tuple[
         due_ns: int64 [N], N >= 1, strictly increasing.
         values: float64 [N, C].
         at_ns: int64 [T], in any order.
+        knots: float64 [N, V], velocities in the rows where they are known; None: as said above.
 
     Raises:
         ValueError: a shape does not fit, no row, times that do not increase, or a number that is not finite.
@@ -44,7 +47,7 @@ def resample(space: Space, due_ns: Times, values: Array, at_ns: Times) -> tuple[
     spans_s = np.diff(due_ns)[:, None] * 1e-9
     ways = space.minus(values[1:], values[:-1])
     slopes = ways / spans_s
-    knots = _knot_velocities(slopes, spans_s)
+    knots = _knot_velocities(slopes, spans_s) if knots is None else knots
     # the segment that a time lies in, and where in it; a row's own time begins the segment after it
     segment = np.clip(np.searchsorted(due_ns, at_ns, side="right") - 1, 0, len(due_ns) - 2)
     span_s = spans_s[segment]

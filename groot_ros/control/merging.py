@@ -13,6 +13,7 @@ from groot_ros.control.space import Array, Space
 
 # ACT's weight of a chunk's age in an ensemble: the oldest has 1, the next exp(-0.01), ... (Zhao et al. 2023).
 ENSEMBLE_DECAY = 0.01
+ADDED_SHARE = 0.3  # of a chunk's usual acceleration that a change of chunks may add
 FADE_TICKS = 3  # the least that a change of chunks takes
 
 
@@ -61,7 +62,7 @@ def taken_over(
     space: Space,
     path: Path,
     old: Path,
-    new: tuple[NDArray[np.int64], Array, int],
+    new: tuple[NDArray[np.int64], Array],
     seam: Handover,
     tick: int,
     period_ns: int,
@@ -72,20 +73,23 @@ def taken_over(
     Args:
         path: through all rows of the new chunk, on the ticks from ``tick`` on.
         old: the path that is executed, on the same ticks.
-        new: due times, rows, and how many of them are the old chunk's, restored.
+        new: due times and rows.
         seam: between the two.
         least: length of the easing in ticks, or more.
     """
-    due_ns, rows, frozen = new
+    due_ns, rows = new
     period_s = period_ns * 1e-9
     start = min(seam.tick - 1 - tick, len(path.values) - 1)
-    if frozen < len(rows) and seam.begin_ns >= due_ns[frozen]:
-        # The way from the last frozen row to the first new one is no part of either.
+    if seam.begin_ns >= due_ns[seam.row] or seam.row == 0:
+        # The way from the last row of the old chunk to the first new one is no part of either.
         at_ns = np.arange(tick, tick + len(path.values)) * period_ns
-        path = _replaced(space, path, Path(*resample(space, due_ns[frozen:], rows[frozen:], at_ns)))
+        before_ns = 2 * due_ns[seam.row] - due_ns[seam.row + 1] if seam.row + 1 < len(rows) else due_ns[seam.row] - 1
+        led_ns = np.concatenate([[before_ns], due_ns[seam.row :]])
+        led = np.concatenate([seam.lead_in[None], rows[seam.row :]])
+        path = _replaced(space, path, Path(*resample(space, led_ns, led, at_ns)))
     accelerations = np.abs(np.diff(path.velocities[start:], axis=0)) / period_s
     usual = np.median(accelerations, axis=0) if len(accelerations) else np.zeros(space.tangent_count)
-    return eased(space, old, path, start, usual, period_s, least, len(path.values) - 1 - start)
+    return eased(space, old, path, start, ADDED_SHARE * usual, period_s, least, len(path.values) - 1 - start)
 
 
 def eased(

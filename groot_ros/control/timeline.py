@@ -319,7 +319,7 @@ class ChunkTimeline:
         if not fresh:
             patient = self.mode in ("guided", "native")
             took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen, patient)
-            path = self._take_over(path, old, (due_ns, values, chunk.frozen), took_over, tick, begun)
+            path = self._take_over(path, old, (due_ns, values), took_over, tick, begun)
         if fresh or self.mode not in ("guided", "native"):
             path = self._grown(path, old, tick, begun)
         rows, speeds, clamped = self._shaped(start, Path(path.values[1:], path.velocities[1:]))
@@ -418,12 +418,12 @@ class ChunkTimeline:
         self,
         path: Path,
         old: Path,
-        new: tuple[NDArray[np.int64], Array, int],
+        new: tuple[NDArray[np.int64], Array],
         took_over: Handover,
         tick: int,
         begun: int,
     ) -> Path:
-        """Lead from the old path into the new one as the mode says; ``new``: due times, rows, number of frozen ones."""
+        """Lead from the old path into the new one as the mode says; ``new``: due times and rows."""
         space, pace = self._layout.space, self.pace
         if self.mode == "blend":
             begin = took_over.begin_ns / pace.period_ns - tick

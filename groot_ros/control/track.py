@@ -57,8 +57,8 @@ class Track:
         first = int(np.clip(times_ns[0] // self.period_ns, self.first_tick, self.last_tick))
         last = int(np.clip(-(-times_ns[-1] // self.period_ns), first, self.last_tick))
         ticks = np.arange(first, last + 1)
-        rows = self.values[ticks - self.first_tick]
-        values, _ = resample(self.space, ticks * self.period_ns, rows, times_ns)
+        rows, knots = self.values[ticks - self.first_tick], self.velocities[ticks - self.first_tick]
+        values, _ = resample(self.space, ticks * self.period_ns, rows, times_ns, knots)
         before = np.clip(times_ns // self.period_ns - first, 0, len(rows) - 1)
         columns, tangents = self.space.lines
         steps = columns[[self.space.interpolation[tangent] == "step" for tangent in tangents]]

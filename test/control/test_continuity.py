@@ -23,7 +23,7 @@ def step(tick: int, speed: float, *, planned: bool = True) -> Step:
 
 
 def seam(tick: int, *gap: float, overlap: bool = True, cosine: float = 0.5) -> Handover:
-    return Handover(tick, 0, 0, np.array(gap), overlap, cosine)
+    return Handover(tick, 0, 0, np.array(gap), overlap, 0, np.zeros(len(gap)), cosine)
 
 
 def continuity(**options: int) -> Continuity:

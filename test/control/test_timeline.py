@@ -68,6 +68,29 @@ def test_nothing_is_commanded_before_the_first_chunk() -> None:
     assert timeline.next_launch_ns(5) == 5
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "sync"])
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_chunks_that_agree_leave_no_trace_of_their_hand_over(mode: str, frozen: int) -> None:
+    bench = Bench(arm(**AT_ONCE), mode)
+
+    def curve(ticks: np.ndarray) -> np.ndarray:
+        return 0.2 * (1.0 - np.cos((ticks - TICK0) * PERIOD_NS * 1e-9 * 2.0))
+
+    def said(tick: int) -> np.ndarray:
+        return bench.rows(("a", lambda row: curve(tick + row * STEP_TICKS)))
+
+    bench.accept(bench.chunk(TICK0, said(TICK0)), TICK0)
+    alone = bench.timeline.track
+    second = TICK0 + 8 * STEP_TICKS
+    bench.accept(bench.chunk(second, said(second), frozen=frozen), second + 3)
+    both = bench.timeline.track
+    assert alone is not None and both is not None
+    for tick in range(second, TICK0 + 15 * STEP_TICKS):
+        after, before = (track.motion(tick).values[column(bench.space, "a")] for track in (both, alone))
+        assert after == pytest.approx(before, abs=5e-4)
+        assert after == pytest.approx(curve(np.array(tick)), abs=2e-3)
+
+
 def test_what_was_commanded_up_to_the_hand_over_stays() -> None:
     bench = Bench(arm(**AT_ONCE))
     bench.accept(bench.chunk(TICK0, bench.rows(("a", line))), TICK0 + 3)

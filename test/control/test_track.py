@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from control_rig import PERIOD_NS, Bench, column, home, mixed
@@ -28,6 +30,7 @@ def ramp(rows: int = 11, first: int = FIRST) -> Track:
     turns = np.zeros((rows, 3))
     turns[:, 2] = 0.02 * np.arange(rows)
     values[:, 7:11] = rotation.exp(turns)
+    velocities[:, SPACE.rotations[0][1] + 2] = 1.0
     velocities[-1] = 0.0
     return Track(SPACE, PERIOD_NS, first, values, velocities, first + rows - 3)
 
@@ -60,6 +63,9 @@ def test_rows_outside_are_held_at_rest() -> None:
 @given(st.lists(st.integers(-5 * PERIOD_NS, 15 * PERIOD_NS), min_size=1, max_size=8))
 def test_samples_lie_between_the_rows_and_switches_never_do(offsets: list[int]) -> None:
     track = ramp()
+    track = replace(
+        track, velocities=np.repeat(track.velocities[:1], len(track.velocities), axis=0)
+    )  # no rest at the end
     times = np.sort(np.array(offsets, dtype=np.int64)) + FIRST * PERIOD_NS
     sampled = track.sample(times)
     expected = np.clip((times / PERIOD_NS) - FIRST, 0.0, 10.0)
