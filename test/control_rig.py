@@ -13,8 +13,9 @@ from groot_ros.control.continuity import Continuity
 from groot_ros.control.gate import Gate
 from groot_ros.control.layout import Layout
 from groot_ros.control.limiter import Motion
+from groot_ros.control.plans import Accepted, Pace
 from groot_ros.control.space import Space
-from groot_ros.control.timeline import Accepted, ChunkTimeline, Pace
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.control.track import Track
 from groot_ros.control.training_range import TrainingRange
 from groot_ros.embodiment.schema import Embodiment

@@ -20,7 +20,8 @@ from groot_ros.control.continuity import SEAM_TICKS, Continuity, ContinuitySumma
 from groot_ros.control.gate import Gate
 from groot_ros.control.handover import Handover, smooth_columns
 from groot_ros.control.layout import Layout
-from groot_ros.control.timeline import Accepted, ChunkTimeline, Pace
+from groot_ros.control.plans import Accepted, Pace
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.embodiment.control_schema import Chunking
 from groot_ros.embodiment.motion import interpolation
 from groot_ros.embodiment.schema import Embodiment

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from groot_ros.control.handover import Handover, smooth_columns
+from groot_ros.control.plans import Step
 from groot_ros.control.space import Space
-from groot_ros.control.timeline import Step
 
 WINDOW = 3000  # ticks: a minute at 50 Hz
 SEAM_TICKS = 2  # on either side of a hand-over

@@ -14,7 +14,7 @@ from groot_ros.control.continuity import ContinuitySummary
 from groot_ros.control.handover import Handover, smooth_columns
 from groot_ros.control.layout import Layout
 from groot_ros.control.loop import LoopTiming
-from groot_ros.control.timeline import Accepted
+from groot_ros.control.plans import Accepted
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes.convert import to_time
 from groot_ros.policy.supervisor import Snapshot, State

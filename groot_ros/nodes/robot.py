@@ -14,7 +14,8 @@ from groot_ros.control.continuity import Continuity
 from groot_ros.control.gate import Gate
 from groot_ros.control.layout import Layout
 from groot_ros.control.loop import ControlLoop
-from groot_ros.control.timeline import ChunkTimeline, Pace
+from groot_ros.control.plans import Pace
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.control.training_range import TrainingRange
 from groot_ros.embodiment.check import check_commandable
 from groot_ros.embodiment.schema import Embodiment

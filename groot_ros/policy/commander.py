@@ -14,7 +14,8 @@ import numpy as np
 from groot_ros.control.continuity import Continuity
 from groot_ros.control.layout import Layout
 from groot_ros.control.limiter import Motion
-from groot_ros.control.timeline import Accepted, ChunkTimeline
+from groot_ros.control.plans import Accepted
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.control.track import Track
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.policy.supervisor import Supervisor

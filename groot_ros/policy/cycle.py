@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from groot_ros.control.gate import GateViolation
 from groot_ros.control.layout import Layout
-from groot_ros.control.timeline import Accepted, ChunkTimeline, Unusable
+from groot_ros.control.plans import Accepted, Unusable
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.control.training_range import TrainingRange
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Observation, Refusal

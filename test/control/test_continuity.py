@@ -11,7 +11,7 @@ from control_rig import PERIOD_NS, Bench, arm, home
 from groot_ros.control.continuity import Continuity, ContinuitySummary
 from groot_ros.control.handover import Handover
 from groot_ros.control.limiter import Motion
-from groot_ros.control.timeline import Step
+from groot_ros.control.plans import Step
 
 SPACE = Bench(arm()).space
 PERIOD_S = PERIOD_NS * 1e-9

@@ -162,6 +162,24 @@ def test_a_simulated_clock_that_runs_fast_is_followed(monkeypatch: pytest.Monkey
     assert ticks[-1] - 1000 >= 495 and clocks.loop.timing().missed == 0
 
 
+@pytest.mark.parametrize(("step_s", "missed"), [(1 / 30, 0), (0.1, 0), (0.6, 29)])
+def test_a_coarse_simulated_clock_skips_ticks_that_nobody_missed(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, missed: int
+) -> None:
+    """But a jump as long as ``patience_s`` is told."""
+
+    def step(clocks: Clocks) -> None:
+        clocks.now_ns += round(step_s * 1e9)
+
+    beats = [(0.1 + index * step_s, step) for index in range(5)]
+    clocks = Clocks(beats, end_s=0.1 + 5 * step_s, rate=0.0, poll_s=0.002).run(monkeypatch)
+    assert len(clocks.ticks) == 5
+    assert {skipped for _, skipped in clocks.ticks} == {missed}
+    assert [tick for tick, _ in clocks.ticks] == [
+        (START + (i + 1) * round(step_s * 1e9)) // PERIOD_NS for i in range(5)
+    ]
+
+
 def test_work_that_raises_is_reported_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks = Clocks()
     clocks.broken = {1005, 1006}

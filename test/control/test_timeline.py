@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.control.gate import GateViolation
-from groot_ros.control.timeline import Accepted, Unusable
+from groot_ros.control.plans import Accepted, Unusable
 
 MODES = ("guided", "native", "blend", "ensemble", "naive", "sync")
 AT_ONCE = {"control": {"rate_hz": 50.0, "blend_in_s": 0.0}}

@@ -13,7 +13,7 @@ from groot_ros.control.continuity import ContinuitySummary
 from groot_ros.control.handover import Handover
 from groot_ros.control.layout import Layout
 from groot_ros.control.loop import LoopTiming
-from groot_ros.control.timeline import Accepted
+from groot_ros.control.plans import Accepted
 from groot_ros.control.track import resting
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.msg import ActionChunk, PolicyStatus

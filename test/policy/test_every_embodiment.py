@@ -12,7 +12,8 @@ from rich.console import Console
 
 from groot_ros.control.gate import Gate
 from groot_ros.control.layout import Layout
-from groot_ros.control.timeline import Accepted, ChunkTimeline, Pace
+from groot_ros.control.plans import Accepted, Pace
+from groot_ros.control.timeline import ChunkTimeline
 from groot_ros.control.track import Track
 from groot_ros.embodiment.load import available_embodiments, embodiment_generations, load_embodiment
 from groot_ros.embodiment.schema import Camera, Embodiment, StateStream
