@@ -49,6 +49,7 @@ class _Stream:
     stamp_ns: int
     values: np.ndarray
     speed: np.ndarray | None
+    ticks: float = 1.0  # that ``speed`` is the mean of
 
 
 class Checks:
@@ -218,17 +219,20 @@ class Checks:
             if standing and abrupt:
                 self._streams[output] = _Stream(stamp_ns, values, np.zeros(len(names)))
                 continue
-            before = last.speed if ticks == 1 else np.zeros(len(names))
-            speed = (values - last.values) / self._period_s
+            # A simulated clock may skip ticks: then time did not pass without commands, it jumped.
+            skipped = max(ticks, 1.0) if self._robot.clock_log else 1.0
+            before = last.speed if ticks == skipped else np.zeros(len(names))
+            speed = (values - last.values) / (skipped * self._period_s)
+            apart_s = 0.5 * (skipped + last.ticks) * self._period_s  # from the middle of one mean to that of the other
             if ticks == 0:
                 found.wrong.append(f"{output}: two commands for one tick, {last.values} and {values}")
             if (abs(speed) > fastest * (1 + SLACK) + 1e-9).any():
                 found.wrong.append(f"{output}: {last.values} -> {values} on the next of {ticks:g} ticks, too fast")
-            if before is not None and (abs(speed - before) > hardest * self._period_s * (1 + SLACK) + 1e-9).any():
+            if before is not None and (abs(speed - before) > hardest * apart_s * (1 + SLACK) + 1e-9).any():
                 found.wrong.append(
                     f"{output}: {before} per s -> {speed} per s after {ticks:g} ticks, above the acceleration limit"
                 )
-            self._streams[output] = _Stream(stamp_ns, values, speed)
+            self._streams[output] = _Stream(stamp_ns, values, speed, skipped)
 
     # --- stops --------------------------------------------------------------------------------------------------------
 
