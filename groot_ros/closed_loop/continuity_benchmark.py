@@ -19,7 +19,7 @@ from groot_ros.closed_loop.disagreeing import DisagreeingPolicy
 from groot_ros.closed_loop.disagreeing_robots import VARIANTS
 from groot_ros.closed_loop.summary import machine_name
 from groot_ros.control.handover import smooth_columns
-from groot_ros.embodiment.control_schema import Chunking
+from groot_ros.embodiment.control_schema import Chunking, PrefixSchedule
 
 MODES: tuple[Chunking, ...] = ("guided", "native", "blend", "ensemble", "naive", "sync")
 TABLE_WIDTH = 142
@@ -77,7 +77,7 @@ class Plan:
         variants, modes, latencies: every combination; ``naive`` is run in any case, for the ratios.
         seeds: seeds of task, noise and latencies, each a run of its own.
         chunks: asked for per run.
-        rate_hz, lag_s, acceleration: see ``Setting``.
+        rate_hz, lag_s, acceleration, schedule: see ``Setting``.
     """
 
     variants: Sequence[str] = ("joints_absolute", "joints_relative")
@@ -88,6 +88,7 @@ class Plan:
     rate_hz: float = 50.0
     lag_s: float = 0.0
     acceleration: float = 3.0
+    schedule: PrefixSchedule = "cosine"
 
     def check(self) -> None:
         """Raise ValueError with the offending value when something cannot be run."""
@@ -156,7 +157,9 @@ def measure(plan: Plan, console: Console) -> list[Cell]:
             for latency in plan.latencies:
                 for mode in modes:
                     progress.update(task, description=f"{variant}, {latency} ticks, {mode}")
-                    setting = Setting(mode, latency_range(latency), plan.rate_hz, plan.lag_s, plan.acceleration)
+                    setting = Setting(
+                        mode, latency_range(latency), plan.rate_hz, plan.lag_s, plan.acceleration, plan.schedule
+                    )
                     robots = [VirtualRobot(policy, setting, seed) for policy, seed in zip(policies, plan.seeds)]
                     recordings = [robot.run(plan.chunks) for robot in robots]
                     cells.append(cell_of(variant, latency, setting, robots, recordings))

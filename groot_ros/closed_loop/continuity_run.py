@@ -22,7 +22,7 @@ from groot_ros.control.handover import Handover, smooth_columns
 from groot_ros.control.layout import Layout
 from groot_ros.control.plans import Accepted, Pace
 from groot_ros.control.timeline import ChunkTimeline
-from groot_ros.embodiment.control_schema import Chunking
+from groot_ros.embodiment.control_schema import Chunking, PrefixSchedule
 from groot_ros.embodiment.motion import interpolation
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.observation.assembler import Assembler
@@ -47,6 +47,7 @@ class Setting:
         lag_s: time constant of the robot's first-order servo; 0: it is where it is told to be.
         acceleration: factor on the acceleration limits of what moves smoothly. With a limit that the inside of chunks
             reaches, everything is at the limit, and nothing can be told about seams.
+        schedule: how guidance fades.
     """
 
     mode: Chunking
@@ -54,6 +55,7 @@ class Setting:
     rate_hz: float = 50.0
     lag_s: float = 0.0
     acceleration: float = 3.0
+    schedule: PrefixSchedule = "cosine"
 
 
 @dataclass
@@ -126,7 +128,9 @@ class VirtualRobot:
     def __init__(self, policy: DisagreeingPolicy, setting: Setting, seed: int) -> None:
         self._policy, self._setting = policy, setting
         self._random = np.random.default_rng([seed, 4])
-        self.layout = Layout(robot_with(policy.embodiment, setting.acceleration))
+        robot = robot_with(policy.embodiment, setting.acceleration)
+        control = robot.control.model_copy(update={"prefix_schedule": setting.schedule})
+        self.layout = Layout(robot.model_copy(update={"control": control}))
         smooth = smooth_columns(self.layout.space)
         self._smooth_names = {
             name for name, is_smooth in zip(self.layout.space.names, smooth, strict=True) if is_smooth

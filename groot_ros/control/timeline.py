@@ -183,7 +183,8 @@ class ChunkTimeline:
         row_of = np.clip(np.rint((due_ns - last.stamp_ns) / self.pace.dt_ns).astype(int) - 1, 0, len(last.rows) - 1)
         near = {key: np.asarray(rows, np.float64)[row_of][kept] for key, rows in last.chunk.actions.items()}
         commanded = self._layout.model_rows(track.sample(due_ns[kept]), near)
-        return Prefix({**near, **commanded}, length, frozen, native=self.mode == "native")
+        schedule = self._layout.embodiment.control.prefix_schedule
+        return Prefix({**near, **commanded}, length, frozen, native=self.mode == "native", schedule=schedule)
 
     def plan(
         self, chunk: Chunk, tick: int, measured: tuple[Array, NDArray[np.bool_]], measured_ns: int

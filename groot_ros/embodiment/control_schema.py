@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from groot_ros.embodiment.strict import NotNegativeFloat, PositiveFloat, Strict
 
 Chunking = Literal["guided", "native", "blend", "ensemble", "naive", "sync"]
+PrefixSchedule = Literal["cosine", "exponential"]
 Interpolation = Literal["cubic", "linear", "step"]
 Rest = Literal["hold", "zero"]
 ClampOrStop = Literal["clamp", "stop"]
@@ -24,6 +25,11 @@ class Control(Strict):
         description="How a chunk takes over from the one before. guided: the model is led along what will still be "
         "executed; native: N1.7's own way of doing so; blend: fade from one to the other; ensemble: mean of all chunks "
         "that cover a step; naive: switch; sync: execute a chunk, stop, infer.",
+    )
+    prefix_schedule: PrefixSchedule = Field(
+        default="cosine",
+        description="guided only: how the pull towards the chunk before fades over what is left of it. cosine: the "
+        "first free row is still led; exponential: as published (arXiv 2506.07339), lets go earlier.",
     )
     blend_in_s: NotNegativeFloat = Field(
         default=0.5,

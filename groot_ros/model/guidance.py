@@ -25,12 +25,12 @@ class Guidance:
     previous: Numbers
     """The previous chunk at the rows of the new one, normalised as the model's actions are: [H,A] or [B,H,A]."""
     weights: Numbers
-    """[H] or [H,A] in 0..1: how much of the way each row, or each number, is led; 0 on padding. Of `fading_weights`."""
+    """[H] or [H,A] in 0..1: how much of the way each row, or each number, is led; 0 on padding. Of `cosine_weights`."""
     beta: float | None = None
     """Largest factor of the correction; None: the number of Euler steps."""
 
 
-def prefix_weights(horizon: int, frozen: int, length: int) -> NDArray[np.float32]:
+def exponential_weights(horizon: int, frozen: int, length: int) -> NDArray[np.float32]:
     """How strongly each row of a chunk follows the previous one; equation 5 of the paper.
 
     1 on the frozen rows; c (e^c - 1) / (e - 1) with c = (length - i) / (length - frozen + 1) on the rest of the
@@ -47,29 +47,25 @@ def prefix_weights(horizon: int, frozen: int, length: int) -> NDArray[np.float32
     Raises:
         ValueError: not 0 <= frozen <= length <= horizon.
     """
-    _check_counts(horizon, frozen, length)
-    weights = np.zeros(horizon)
-    weights[:frozen] = 1.0
-    c = (length - np.arange(frozen, length)) / (length - frozen + 1)
-    weights[frozen:length] = c * np.expm1(c) / np.expm1(1.0)
-    return weights.astype(np.float32)
+    return _weights(horizon, frozen, length, lambda c: c * np.expm1(c) / np.expm1(1.0))
 
 
-def fading_weights(horizon: int, frozen: int, length: int) -> NDArray[np.float32]:
-    """How strongly each row of a chunk follows the previous one, as it is used: like `prefix_weights`, but a cosine.
+def cosine_weights(horizon: int, frozen: int, length: int) -> NDArray[np.float32]:
+    """As `exponential_weights`, with (1 - cos(pi c)) / 2 on the overlap; the default.
 
-    1 on the frozen rows; (1 - cos(pi c)) / 2 with c = (length - i) / (length - frozen + 1) on the rest of the overlap;
-    0 behind it. The paper's weights leave the first row that is free 0.68 (six rows of overlap), so that it is two
-    thirds led; this leaves it 0.95 and has no kink where the overlap ends. `groot-ros benchmark continuity` tells them
-    apart: half the jump at the same acceleration, and no further off the demonstrations.
-
-    Args, Returns, Raises: as `prefix_weights`.
+    The paper's weights leave the first row that is free 0.68 (six rows of overlap), so that it is two thirds led; this
+    leaves it 0.95 and has no kink where the overlap ends. `groot-ros benchmark continuity --schedule` tells them apart.
     """
+    return _weights(horizon, frozen, length, lambda c: 0.5 - 0.5 * np.cos(np.pi * c))
+
+
+def _weights(
+    horizon: int, frozen: int, length: int, fade: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float32]:
     _check_counts(horizon, frozen, length)
     weights = np.zeros(horizon)
     weights[:frozen] = 1.0
-    c = (length - np.arange(frozen, length)) / (length - frozen + 1)
-    weights[frozen:length] = 0.5 - 0.5 * np.cos(np.pi * c)
+    weights[frozen:length] = fade((length - np.arange(frozen, length)) / (length - frozen + 1))
     return weights.astype(np.float32)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.embodiment.control_schema import PrefixSchedule
 from groot_ros.observation.types import Observation
 
 
@@ -51,6 +52,7 @@ class Prefix:
         length: rows with a known target, 1..H.
         frozen: rows that will have been executed before the new chunk can take over, 0..length.
         native: N1.7's in-painting instead of guidance.
+        schedule: how guidance fades over the rows that are not frozen.
 
     Raises:
         ValueError: arrays that are not [H, D] with one H, or counts out of range.
@@ -60,6 +62,7 @@ class Prefix:
     length: int
     frozen: int
     native: bool = False
+    schedule: PrefixSchedule = "cosine"
 
     def __post_init__(self) -> None:
         shapes = {key: np.shape(value) for key, value in self.actions.items()}

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.model.guidance import Guidance, fading_weights, ramp_strength
+from groot_ros.model.guidance import Guidance, cosine_weights, exponential_weights, ramp_strength
 from groot_ros.policy.base import Prefix
 
 if TYPE_CHECKING:
     from groot_ros.model.action_head import RtcOptions
 
 Rows = NDArray[np.float32]
+
+_SCHEDULES = {"cosine": cosine_weights, "exponential": exponential_weights}
 
 RAMP_RATE = 6.0
 """NVIDIA's default of `rtc_ramp_rate`."""
@@ -39,7 +41,9 @@ def guidance_of(rows: Rows, prefix: Prefix, horizon: int, width: int, beta: floa
     """
     _check_rows(rows, prefix, horizon, width)
     weights = np.zeros((horizon, width), dtype=np.float32)
-    weights[: len(rows), : rows.shape[1]] = fading_weights(len(rows), prefix.frozen, prefix.length)[:, None]
+    weights[: len(rows), : rows.shape[1]] = _SCHEDULES[prefix.schedule](len(rows), prefix.frozen, prefix.length)[
+        :, None
+    ]
     return Guidance(_padded(rows, horizon, width), weights, beta)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.model.action_head import RtcOptions
-from groot_ros.model.guidance import Guidance, fading_weights, guided, integrate, prefix_weights, ramp_strength
+from groot_ros.model.guidance import Guidance, cosine_weights, exponential_weights, guided, integrate, ramp_strength
 
 STEPS = 4
 
@@ -28,7 +28,7 @@ def counts(draw):
 @settings(max_examples=100, deadline=None)
 def test_weights_are_those_of_the_paper(case):
     horizon, frozen, length = case
-    weights = prefix_weights(horizon, frozen, length)
+    weights = exponential_weights(horizon, frozen, length)
     expected = []
     for i in range(horizon):
         c = (length - i) / (length - frozen + 1)
@@ -42,9 +42,9 @@ def test_weights_are_those_of_the_paper(case):
 
 @given(counts())
 @settings(max_examples=100, deadline=None)
-def test_fading_weights_are_the_same_where_they_are_1_and_0_and_a_cosine_in_between(case):
+def test_cosine_weights_are_the_same_where_they_are_1_and_0_and_a_cosine_in_between(case):
     horizon, frozen, length = case
-    weights, paper = fading_weights(horizon, frozen, length), prefix_weights(horizon, frozen, length)
+    weights, paper = cosine_weights(horizon, frozen, length), exponential_weights(horizon, frozen, length)
     assert weights.dtype == np.float32 and weights.shape == (horizon,)
     np.testing.assert_array_equal(weights[:frozen], paper[:frozen])
     np.testing.assert_array_equal(weights[length:], paper[length:])
@@ -56,7 +56,7 @@ def test_fading_weights_are_the_same_where_they_are_1_and_0_and_a_cosine_in_betw
 
 @pytest.mark.parametrize("case", [(8, 3, 2), (8, -1, 2), (8, 2, 9)])
 def test_counts_that_contradict_each_other_are_refused(case):
-    for make in (prefix_weights, fading_weights, lambda *counts: ramp_strength(*counts, 6.0)):
+    for make in (exponential_weights, cosine_weights, lambda *counts: ramp_strength(*counts, 6.0)):
         with pytest.raises(ValueError, match=rf"the 8 rows of a chunk, found frozen {case[1]}, length {case[2]}"):
             make(*case)
 
@@ -163,7 +163,7 @@ def test_a_led_chunk_of_every_network_is_nearer_to_the_one_before(golden):
     noise, previous = golden["initial noise"], previous_chunk(golden)
     horizon = len(previous)
     frozen, length = horizon // 4, 3 * horizon // 4
-    guidance = Guidance(previous, prefix_weights(horizon, frozen, length))
+    guidance = Guidance(previous, exponential_weights(horizon, frozen, length))
     plain = golden.model.sample(golden.inputs, noise)
     with torch.inference_mode():
         led = golden.model.sample(golden.inputs, noise, guidance=guidance)
@@ -211,7 +211,7 @@ def test_guidance_and_in_painting_together_are_refused(own_n1d7):
 
 def test_numpy_guidance_and_one_previous_chunk_per_sample_reach_the_network(own_n1d7):
     previous = previous_chunk(own_n1d7)
-    weights = prefix_weights(8, 2, 6)
+    weights = exponential_weights(8, 2, 6)
     noise = own_n1d7["initial noise"]
     results = [
         own_n1d7.model.sample(own_n1d7.inputs, noise, guidance=guidance)

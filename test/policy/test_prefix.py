@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from groot_ros.model.action_head import velocity_strength
-from groot_ros.model.guidance import fading_weights, integrate
+from groot_ros.model.guidance import cosine_weights, exponential_weights, integrate
 from groot_ros.policy.base import Prefix
 from groot_ros.policy.prefix import guidance_of, native_options, native_start, restore
 
@@ -42,12 +42,13 @@ def test_a_prefix_that_contradicts_itself_is_refused(case: str) -> None:
         prefix(**change)
 
 
-def test_padding_has_no_weight_and_known_rows_the_papers() -> None:
-    guidance = guidance_of(ROWS, prefix(), 10, 5)
+@pytest.mark.parametrize(("schedule", "weights"), [("cosine", cosine_weights), ("exponential", exponential_weights)])
+def test_padding_has_no_weight_and_known_rows_those_of_the_schedule(schedule: str, weights: Any) -> None:
+    guidance = guidance_of(ROWS, prefix(schedule=schedule), 10, 5)
     assert guidance.previous.shape == guidance.weights.shape == (10, 5)
     assert guidance.previous.dtype == guidance.weights.dtype == np.float32
     np.testing.assert_array_equal(guidance.previous[:HORIZON, :3], ROWS)
-    expected = np.repeat(fading_weights(HORIZON, FROZEN, LENGTH)[:, None], 3, axis=1)
+    expected = np.repeat(weights(HORIZON, FROZEN, LENGTH)[:, None], 3, axis=1)
     np.testing.assert_array_equal(guidance.weights[:HORIZON, :3], expected)
     assert not guidance.weights[:, 3:].any() and not guidance.weights[LENGTH:].any()
     assert guidance.beta is None and guidance_of(ROWS, prefix(), 10, 5, beta=2.0).beta == 2.0

@@ -1,0 +1,159 @@
+"""``groot-ros benchmark SUBCOMMAND``. Every heavy import is inside the command that needs it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groot_ros.cli_options import FULL_SIZES, EmbodimentOption, Generation, LoadDtype, Size, console, refusals
+
+benchmark_app = typer.Typer(help="Measure, with machine and stages named.", no_args_is_help=True)
+
+
+@benchmark_app.command("node")
+def benchmark_node(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Default: a tiny random checkpoint.")
+    ] = None,
+    embodiment: EmbodimentOption = "sim_arm",
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to measure.")] = 30.0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Time from the newest stamp used to the command, outside the model, with simulator and node as own processes.
+
+    Example: [bold]groot-ros benchmark node --duration 30 --output node.json[/bold]
+    """
+    from groot_ros.closed_loop.benchmark import run_node_benchmark
+
+    with refusals():
+        run_node_benchmark(checkpoint, embodiment, duration, output, console)
+
+
+@benchmark_app.command("control")
+def benchmark_control(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Default: a tiny random checkpoint.")
+    ] = None,
+    embodiment: EmbodimentOption = "sim_arm",
+    rate: Annotated[
+        list[float] | None, typer.Option(min=1.0, help="Control rate (Hz); may be given again. Default: 50 and 100.")
+    ] = None,
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to measure per rate.")] = 60.0,
+    denoising_steps: Annotated[
+        int, typer.Option(min=1, max=100, help="Euler steps; many keep a tiny model busy from frame to frame.")
+    ] = 16,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """How late control ticks begin, and how many are missed, while the model infers without pause.
+
+    Exit code 1 when a tick is missed at 50 Hz, or one in a hundred begins more than 5 ms late.
+
+    Example: [bold]groot-ros benchmark control --rate 50 --duration 60[/bold]
+    """
+    from groot_ros.closed_loop.control_benchmark import run_control_benchmark
+
+    with refusals():
+        kept = run_control_benchmark(
+            checkpoint, embodiment, rate or [50.0, 100.0], duration, denoising_steps, output, console
+        )
+    if not kept:
+        raise typer.Exit(1)
+
+
+@benchmark_app.command("load")
+def benchmark_load(
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="Directory or hub id. Default: a random checkpoint.")
+    ] = None,
+    generation: Annotated[
+        Generation, typer.Option("--generation", "-g", help="Generation of the random checkpoint.")
+    ] = Generation.n1d7,
+    size: Annotated[
+        Size, typer.Option(help=f"Its size. full: {FULL_SIZES} in the folder for temporary files, for the time.")
+    ] = Size.tiny,
+    dtype: Annotated[
+        list[LoadDtype] | None, typer.Option(help="Load in this dtype; may be given twice. Default: both.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N.")] = "cpu",
+    cold: Annotated[bool, typer.Option("--cold", help="Read from the disk, not from Linux's memory of it.")] = False,
+    chunk: Annotated[bool, typer.Option("--chunk", help="Also compute one action chunk per dtype.")] = False,
+    embodiment: EmbodimentOption = "sim_arm",
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Time, read rate and peak memory of loading a checkpoint, each load in a process of its own.
+
+    Example: [bold]groot-ros benchmark load --generation n1d7 --size full --dtype bfloat16 --chunk[/bold]
+    """
+    from groot_ros.closed_loop.load_benchmark import run_load_benchmark
+
+    with refusals():
+        names = [choice.value for choice in dtype or LoadDtype]
+        run_load_benchmark(
+            checkpoint,
+            generation=generation.value,
+            size=size.value,
+            dtypes=names,
+            device=device,
+            cold=cold,
+            chunk=chunk,
+            embodiment=embodiment,
+            output=output,
+            console=console,
+        )
+
+
+class Schedule(str, Enum):
+    """How guidance fades (``control.prefix_schedule``)."""
+
+    cosine = "cosine"
+    exponential = "exponential"
+
+
+@benchmark_app.command("continuity")
+def benchmark_continuity(
+    modes: Annotated[str, typer.Option(help="Chunking modes; naive runs in any case.")] = (
+        "guided,native,blend,ensemble,naive,sync"
+    ),
+    latencies: Annotated[str, typer.Option(help="Control ticks of an inference; a-b: drawn.")] = "0,1,2,4,8,1-8",
+    variants: Annotated[
+        str, typer.Option(help="Of joints_absolute, joints_relative, eef_absolute, eef_relative.")
+    ] = "joints_absolute,joints_relative",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per cell, each with a task of its own.")] = 3,
+    chunks: Annotated[int, typer.Option(min=2, help="Chunks per run.")] = 60,
+    control_rate: Annotated[float, typer.Option(min=25.0, help="Control ticks per second.")] = 50.0,
+    lag: Annotated[float, typer.Option(min=0.0, help="Time constant of the robot's servo (s); 0: ideal.")] = 0.0,
+    acceleration: Annotated[
+        float, typer.Option(min=0.1, help="Acceleration limits as a multiple of 20 rad/s^2 (a pose: 8 m/s^2).")
+    ] = 3.0,
+    schedule: Annotated[
+        Schedule, typer.Option(help="How guidance fades over the rest of the chunk before.")
+    ] = Schedule.cosine,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Stalls, jumps and accelerations where chunks meet, in virtual time, for a policy whose chunks disagree.
+
+    Exit code 1 when mode guided stalls, jumps more than half of naive, or accelerates more at hand-overs than inside
+    chunks.
+
+    Example: [bold]groot-ros benchmark continuity --modes guided,naive --latencies 0,4,8 --output continuity.json[/bold]
+    """
+    from groot_ros.closed_loop.continuity_benchmark import Plan, run_continuity_benchmark
+
+    with refusals():
+        plan = Plan(
+            variants=variants.split(","),
+            modes=modes.split(","),
+            latencies=latencies.split(","),
+            seeds=list(range(seeds)),
+            chunks=chunks,
+            rate_hz=control_rate,
+            lag_s=lag,
+            acceleration=acceleration,
+            schedule=schedule.value,
+        )
+        met = run_continuity_benchmark(plan, output, console)
+    if not met:
+        raise typer.Exit(1)
