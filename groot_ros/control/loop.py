@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 60.0
+STOOD_S = 1.0  # of steady time without any ROS time: the clock has stopped (as ``policy.worker`` has it)
 SHORTEST_SLEEP_S = 2e-4  # a simulated clock may stand right before a tick for long
 REALTIME_PRIORITY = 10  # above ordinary threads, below the kernel's and a ros2_control loop's 50
 
@@ -59,7 +60,8 @@ class ControlLoop:
         work: called with the tick and how many were missed right before it.
         held_up: called with the seconds that the loop did not run when these are ``patience_s`` or more, instead of
             ``work``, on the steady clock: the process was stopped, or the machine slept.
-        failed: called with what ``work`` raised; the loop goes on.
+        stood: called once when ROS time has stood still for ``STOOD_S`` while the loop ran.
+        failed: called with what one of these raised; the loop goes on.
         patience_s: see ``held_up``.
         poll_s: longest sleep: how late the end of the thread, or a jump of the clock, may be noticed. A simulated clock
             needs a short one, for nobody knows how fast it runs.
@@ -72,13 +74,15 @@ class ControlLoop:
         now_ns: Callable[[], int],
         work: Callable[[int, int], None],
         held_up: Callable[[float], None],
+        stood: Callable[[], None],
         failed: Callable[[Exception], None],
         patience_s: float,
         poll_s: float = 0.02,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._period_ns, self._now_ns, self._steady_s = period_ns, now_ns, steady_s
-        self._work, self._held_up, self._failed, self._patience_s = work, held_up, failed, patience_s
+        self._work, self._held_up, self._stood = work, held_up, stood
+        self._failed, self._patience_s = failed, patience_s
         self._poll_s = poll_s
         self._tick: int | None = None
         self._ticks = self._missed = 0
@@ -110,7 +114,8 @@ class ControlLoop:
 
     def _loop(self) -> None:
         prefer_this_thread()
-        seen_s = self._steady_s()
+        seen_s = moved_s = self._steady_s()
+        moved_ns, told = self._now_ns(), False
         while not self._closing.is_set():
             now_s, now_ns = self._steady_s(), self._now_ns()
             away_s, seen_s = now_s - seen_s, now_s
@@ -127,6 +132,11 @@ class ControlLoop:
                 self._missed += missed
                 self._guarded(self._work, due, missed)
             left_s = ((due + 1) * self._period_ns - self._now_ns()) * 1e-9
+            if now_ns != moved_ns:
+                moved_ns, moved_s, told = now_ns, now_s, False
+            elif not told and now_s - moved_s >= STOOD_S:
+                told = True
+                self._guarded(self._stood)
             if left_s > 0:
                 time.sleep(min(max(left_s, SHORTEST_SLEEP_S), self._poll_s))
 

@@ -225,8 +225,6 @@ class PolicyNode(LifecycleNode):
 
     def _on_clock_stopped(self) -> None:
         text = "/clock: expected ROS time to go on, found it standing still, check its publisher or unset use_sim_time"
-        if self._robot is not None:
-            self._robot.commander.clock_stopped()
         if self._supervisor.refused(Refusal(Reason.CLOCK_STOPPED, "/clock", text)):
             self.get_logger().warning(f"refused (clock_stopped): {text}")
 

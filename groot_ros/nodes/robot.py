@@ -190,6 +190,7 @@ def make_robot(
         now_ns,
         commander.work,
         commander.held_up,
+        commander.clock_stopped,
         hooks.work_failed,
         HELD_UP_S,
         poll_s=SIMULATED_POLL_S if simulated else pace.period_ns * 1e-9,
