@@ -28,6 +28,7 @@ from groot_ros.policy.supervisor import Answer, Supervisor
 
 T = TypeVar("T")
 STATUS_HZ = 5.0
+CHANGE_HZ = 50.0  # how often a change of state is looked for
 CLOSE_S = 0.4  # each, for the way to rest, the control thread, the inference: of the 2 s that a stop may take
 
 
@@ -48,7 +49,7 @@ class PolicyNode(LifecycleNode):
         self._supervisor = Supervisor(lambda reason, message: self.get_logger().error(f"stopped ({reason}): {message}"))
         self._settings = PolicyParameters()
         self._instructions = Instructions()
-        self._sequence = 0
+        self._sequence = self._told = 0
         self._robot: Robot | None = None
         self._reported: PolicyStatus | None = None
         self._status = self.create_publisher(PolicyStatus, "~/status", convert.RELIABLE_QOS)
@@ -71,6 +72,7 @@ class PolicyNode(LifecycleNode):
         # Reports go on when a simulated clock does not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0 / STATUS_HZ, self._publish_status, clock=steady)
+        self.create_timer(1.0 / CHANGE_HZ, self._publish_change, clock=steady)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         if self.get_parameter("autostart").value:
             self._autostart_timer = self.create_timer(0.0, self._autostart, clock=steady)
@@ -328,7 +330,12 @@ class PolicyNode(LifecycleNode):
             braking=robot is not None and not robot.commander.settled and not self._supervisor.moving,
         )
 
+    def _publish_change(self) -> None:
+        if self._supervisor.changes != self._told:
+            self._publish_status()
+
     def _publish_status(self) -> None:
+        self._told = self._supervisor.changes
         self._status.publish(self._status_now())
 
     def _publish_diagnostics(self) -> None:

@@ -74,7 +74,7 @@ class Supervisor:
         self._state = State.UNCONFIGURED
         self._reason = self._message = ""
         self._estop = False
-        self._epoch = 0
+        self._epoch = self._changes = 0
         self._refused_for: tuple[Reason, str] | None = None
         self._clear_counters()
 
@@ -87,6 +87,11 @@ class Supervisor:
         """Disown the inference that is under way: samples and plan were forgotten."""
         with self.lock:
             self._epoch += 1
+
+    @property
+    def changes(self) -> int:
+        """How often state or reason have changed."""
+        return self._changes
 
     @property
     def state(self) -> State:
@@ -242,6 +247,7 @@ class Supervisor:
         with self.lock:
             if (state in MOVING) != (self._state in MOVING):
                 self._epoch += 1
+            self._changes += (state, reason) != (self._state, self._reason)
             self._state, self._reason, self._message = state, reason, message
 
     def _clear_counters(self) -> None:
