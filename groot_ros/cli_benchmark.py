@@ -131,6 +131,9 @@ def benchmark_continuity(
     schedule: Annotated[
         Schedule, typer.Option(help="How guidance fades over the rest of the chunk before.")
     ] = Schedule.cosine,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG file: one joint across hand-overs, naive and guided.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Stalls, jumps and accelerations where chunks meet, in virtual time, for a policy whose chunks disagree.
@@ -155,5 +158,10 @@ def benchmark_continuity(
             schedule=schedule.value,
         )
         met = run_continuity_benchmark(plan, output, console)
+        if picture is not None:
+            from groot_ros.closed_loop.continuity_picture import draw_continuity
+
+            draw_continuity(picture)
+            typer.echo(f"picture: {picture}")
     if not met:
         raise typer.Exit(1)

@@ -64,7 +64,7 @@ class Recording:
 
     Attributes:
         first_tick: tick of row 0: the first that a chunk commanded.
-        velocities: [V] per tick.
+        values, velocities: [C] and [V] per tick.
         planned: per tick, whether a chunk asked for it.
         off_way: per tick, how far (task units) the command is from the nearer of the two ways.
         seams: hand-overs, in order.
@@ -75,6 +75,7 @@ class Recording:
     """
 
     first_tick: int = 0
+    values: list[Array] = field(default_factory=list)
     velocities: list[Array] = field(default_factory=list)
     planned: list[bool] = field(default_factory=list)
     off_way: list[float] = field(default_factory=list)
@@ -213,6 +214,7 @@ class VirtualRobot:
             record.first_tick = self.tick
         observed_ns = self.timeline.observed_ns
         self.continuity.stepped(step, None if observed_ns is None else (self.now_ns - observed_ns) * 1e-9)
+        record.values.append(step.motion.values)
         record.velocities.append(step.motion.velocity)
         record.planned.append(step.planned)
         record.off_way.append(self._off_way(step.motion.values))

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +179,13 @@ def test_what_is_sent_obeys_the_limits():
     space = robot.layout.space
     assert (np.abs(velocities) <= space.velocity + 1e-9).all()
     assert (np.abs(np.diff(velocities, axis=0)) <= 0.02 * space.acceleration + 1e-9).all()
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from groot_ros.closed_loop.continuity_picture import draw_continuity
+
+    draw_continuity(tmp_path / "motion.png")
+    with Image.open(tmp_path / "motion.png") as image:
+        assert image.format == "PNG" and image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20) or []) > 20
