@@ -109,8 +109,10 @@ def brake(space: Space, start: Motion, period_s: float) -> Limited:
     value_columns, tangent_columns = space.lines
     falling = tangent_columns[space.rests_at_zero[tangent_columns]]
     falling_values = value_columns[space.rests_at_zero[tangent_columns]]
-    down = _fall(space, falling, Motion(start.values[falling_values], start.velocity[falling]), period_s)
-    count = max(count, len(down.values))
+    down = None
+    if len(falling):
+        down = _fall(space, falling, Motion(start.values[falling_values], start.velocity[falling]), period_s)
+        count = max(count, len(down.values))
 
     left = np.maximum(speed - np.arange(count + 1)[:, None] * law.delta, 0.0)
     left[1:, law.free] = 0.0
@@ -124,10 +126,11 @@ def brake(space: Space, start: Motion, period_s: float) -> Limited:
     for tick, way in enumerate(ways):
         values[tick] = current = space.plus(current, way)
     velocities = velocities[1:]
-    values[:, falling_values] = 0.0
-    velocities[:, falling] = 0.0
-    values[: len(down.values), falling_values] = down.values
-    velocities[: len(down.values), falling] = down.velocities
+    if down is not None:
+        values[:, falling_values] = 0.0
+        velocities[:, falling] = 0.0
+        values[: len(down.values), falling_values] = down.values
+        velocities[: len(down.values), falling] = down.velocities
     return Limited(values, velocities, {})
 
 
