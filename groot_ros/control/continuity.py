@@ -25,7 +25,7 @@ class ContinuitySummary:
         jump_p50, jump_p95, jump_max: largest |new - old| of a column per hand-over, before fade and gate (rad or m).
         seam_acceleration: largest within 2 ticks of a hand-over, median over hand-overs, as a share of the limit.
         seam_acceleration_max: the same, of the worst hand-over.
-        inside_acceleration: 99th percentile of all other ticks, as a share of the limit.
+        inside_acceleration: 99th percentile of all other ticks with a planned target, as a share of the limit.
         cosine_p50: between the velocities before and after a hand-over.
         age_p50_s, age_p95_s: of the observation behind what is executed.
         delay_p50, delay_p95, delay_max: ticks that passed while an inference ran.
@@ -70,7 +70,7 @@ class Continuity:
         self._scale = 1.0 / (limits * period_s)
         self._ticks = self._stalled = self._handovers = 0
         self._previous: Step | None = None
-        self._accelerations: deque[tuple[int, float]] = deque(maxlen=window)
+        self._accelerations: deque[tuple[int, float, bool]] = deque(maxlen=window)
         self._ages_s: deque[float] = deque(maxlen=window)
         self._jumps: deque[float] = deque(maxlen=window)
         self._cosines: deque[float] = deque(maxlen=window)
@@ -85,7 +85,8 @@ class Continuity:
         previous, self._previous = self._previous, step
         if previous is not None and previous.tick == step.tick - 1:
             change = np.abs(step.motion.velocity - previous.motion.velocity) * self._scale
-            self._accelerations.append((step.tick, float(change.max(initial=0.0))))
+            planned = step.planned and previous.planned
+            self._accelerations.append((step.tick, float(change.max(initial=0.0)), planned))
         if age_s is not None:
             self._ages_s.append(age_s)
 
@@ -134,17 +135,18 @@ class Continuity:
 
     def _seam_accelerations(self) -> tuple[float, float, float]:
         nan = float("nan")
-        if not self._accelerations:
+        recorded = list(self._accelerations)
+        if not recorded:
             return nan, nan, nan
-        ticks, values = (np.array(column) for column in zip(*list(self._accelerations), strict=True))
-        at_seam = np.zeros(len(ticks), dtype=bool)
-        peaks = []
-        for seam in list(self._seams):
-            near = np.abs(ticks - seam) <= SEAM_TICKS
-            if near.any():
-                peaks.append(float(values[near].max()))
-            at_seam |= near
-        inside = float(np.percentile(values[~at_seam], 99)) if (~at_seam).any() else nan
+        shares = {tick: share for tick, share, _ in recorded}
+        oldest = min(shares) - SEAM_TICKS
+        around = [range(seam - SEAM_TICKS, seam + SEAM_TICKS + 1) for seam in list(self._seams) if seam >= oldest]
+        found = [[shares[tick] for tick in near if tick in shares] for near in around]
+        peaks = [max(values) for values in found if values]
+        at_seam = {tick for near in around for tick in near}
+        # A robot that has run out of targets brakes as hard as it may: that is no measure of a chunk's inside.
+        others = [share for tick, share, planned in recorded if planned and tick not in at_seam]
+        inside = float(np.percentile(others, 99)) if others else nan
         return (float(np.median(peaks)), max(peaks), inside) if peaks else (nan, nan, inside)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,5 +152,8 @@ class ControlLoop:
     def _guarded(self, call: Callable[..., None], *arguments: float) -> None:
         try:
             call(*arguments)
-        except Exception as error:  # a loop that has ended could not even brake
-            self._failed(error)
+        except Exception as error:
+            try:
+                self._failed(error)
+            except Exception:  # a loop that has ended could not even brake
+                traceback.print_exc()

@@ -70,7 +70,8 @@ class ChunkTimeline:
     @property
     def observed_ns(self) -> int | None:
         """Stamp of the observation behind what is executed; None when nothing is."""
-        return self._last.chunk.stamp_ns if self._last is not None else None
+        last = self._last
+        return last.chunk.stamp_ns if last is not None else None
 
     def step(self, tick: int) -> Step | None:
         """What to command on ``tick``; None when nothing has been planned yet."""
@@ -160,7 +161,8 @@ class ChunkTimeline:
 
     def remaining(self, tick: int) -> int:
         """Planned ticks after ``tick``."""
-        return max(self._track.planned_end - tick, 0) if self._track is not None else 0
+        track = self._track  # asked for without the lock, and it may be forgotten meanwhile
+        return max(track.planned_end - tick, 0) if track is not None else 0
 
     def prefix(self, stamp_ns: int, tick: int, instruction: str) -> Prefix | None:
         """What will be executed at the rows of a chunk for an observation of ``stamp_ns``, launched on ``tick``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 
 CLOCK_STOPPED_S = 1.0  # steady time without any ROS time: the clock has stopped
@@ -114,7 +115,10 @@ class Worker:
                 worked = self._turn()
             except Exception as error:
                 worked = False
-                self._failed(error)
+                try:
+                    self._failed(error)
+                except Exception:  # nobody would ask the policy any more
+                    traceback.print_exc()
             with self._condition:
                 self._busy_since_s = None
                 self._due_ns = min(self._next_due_ns(now_ns), now_ns + self._longest_ns) if worked else now_ns

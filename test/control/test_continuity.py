@@ -81,6 +81,25 @@ def test_a_tick_that_was_missed_is_no_acceleration() -> None:
     assert math.isnan(counted.summary().inside_acceleration)
 
 
+def test_braking_without_a_target_is_no_inside_of_a_chunk() -> None:
+    counted = continuity()
+    for tick in range(100):  # 1 rad/s^2 while planned, all of the 4 rad/s^2 while it runs out
+        planned = tick % 50 < 40
+        counted.stepped(step(tick, (0.02 if planned else 0.08) * (tick % 2), planned=planned), None)
+    counted.took_over(seam(50, 0.0, 0.0, 0.0))
+    assert counted.summary().inside_acceleration == pytest.approx(0.25)
+
+
+def test_hand_overs_before_the_window_cost_nothing_and_count_for_nothing() -> None:
+    counted = continuity(window=100)
+    for tick in range(1000):
+        counted.stepped(step(tick, 0.08 if tick == 500 else 0.0), None)
+        if tick % 10 == 0:
+            counted.took_over(seam(tick, 0.0, 0.0, 0.0))
+    summary = counted.summary()
+    assert summary.handovers == 100 and summary.seam_acceleration_max == 0.0
+
+
 def test_stalls_ages_delays_and_rejections_are_counted() -> None:
     counted = continuity()
     for tick in range(10):

@@ -191,6 +191,17 @@ def test_work_that_raises_is_reported_and_the_loop_goes_on(monkeypatch: pytest.M
     assert [tick for tick, _ in clocks.ticks] == list(range(1001, 1001 + len(clocks.ticks)))
 
 
+def test_the_loop_outlives_a_report_that_raises_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clocks = Clocks(end_s=0.5)
+    clocks.broken = {1005}
+    clocks.errors = None  # type: ignore[assignment]
+    monkeypatch.setattr(clocks.loop, "_failed", lambda error: 1 / 0)
+    clocks.run(monkeypatch)
+    assert clocks.ticks[-1][0] > 1020 and "ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_the_thread_ends_when_it_is_closed() -> None:
     worked: list[int] = []
     loop = ControlLoop(

@@ -232,3 +232,13 @@ def test_how_long_a_turn_has_taken_is_known_while_it_runs() -> None:
 
 def test_a_worker_that_never_ran_can_be_closed() -> None:
     assert Rig().worker.close(WAIT_S)
+
+
+def test_the_thread_outlives_a_report_that_raises_too(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
+    rig.result = RuntimeError("broken")
+    monkeypatch.setattr(rig.worker, "_failed", lambda error: 1 / 0)
+    rig.frames()
+    assert rig.wait_turns(1)
+    rig.now_ns += PATIENCE_NS
+    rig.frames()
+    assert rig.wait_turns(2)
