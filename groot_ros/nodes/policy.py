@@ -23,12 +23,13 @@ from groot_ros.nodes.robot import LOCAL_POLICY, Hooks, Robot, load_embodiment_fo
 from groot_ros.nodes.runtime import EXIT_USAGE, leave, request_stop, run
 from groot_ros.observation.types import Reason, Refusal
 from groot_ros.policy.cycle import DISOWNED, Planned
-from groot_ros.policy.instructions import Instructions
+from groot_ros.policy.instructions import InstructionDesk, Instructions
 from groot_ros.policy.supervisor import Answer, Supervisor
 
 T = TypeVar("T")
 STATUS_HZ = 5.0
 CHANGE_HZ = 50.0  # how often a change of state is looked for
+DESK_S = 0.1  # for an instruction that is being judged
 CLOSE_S = 0.4  # each, for the way to rest, the control thread, the inference: of the 2 s that a stop may take
 
 
@@ -56,6 +57,7 @@ class PolicyNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", convert.RELIABLE_QOS)
         self._chunks = self.create_publisher(ActionChunk, "~/action_chunk", convert.RELIABLE_QOS)
         self._active_instruction = self.create_publisher(String, "~/active_instruction", convert.LATCHED_QOS)
+        self._desk = InstructionDesk(self._judge)
         self.create_subscription(String, "~/instruction", self._on_instruction, convert.RELIABLE_QOS)
         self.create_subscription(Bool, "~/estop", self._on_estop, convert.RELIABLE_QOS)
         for name, trigger in (
@@ -126,6 +128,7 @@ class PolicyNode(LifecycleNode):
         """Brake if moving and end the inference; called on SIGINT and SIGTERM too."""
         self._brake(self._supervisor.unconfigured)
         self._forget()
+        self._desk.close(DESK_S)
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
@@ -147,7 +150,12 @@ class PolicyNode(LifecycleNode):
             f"chunks at {embodiment.control.rate_hz:g} Hz"
         )
         hooks = Hooks(self._turn, self._failed, self._on_clock_stopped, self._on_work_failed)
-        robot = self._robot = make_robot(self, parameters, embodiment, policy, self._supervisor, self._now_ns, hooks)
+        try:
+            robot = make_robot(self, parameters, embodiment, policy, self._supervisor, self._now_ns, hooks)
+        except BaseException:
+            policy.close()
+            raise
+        self._robot = robot
         robot.commander.dry_run = parameters.dry_run
         dropped = self._instructions.begin(
             policy.check_instruction, parameters.instruction, embodiment.language.default or ""
@@ -269,7 +277,11 @@ class PolicyNode(LifecycleNode):
         return Answer(True, "dry run: no commands" if on else "commands go to the robot")
 
     def _on_instruction(self, message: String) -> None:
-        refused = self._instructions.offer(message.data)
+        if not self._desk.put(message.data):
+            self.get_logger().warning("~/instruction: more texts than can be judged; the oldest one was dropped")
+
+    def _judge(self, text: str) -> None:
+        refused = self._instructions.offer(text)
         if refused:
             self.get_logger().error(f"{refused}; going on with '{self._instructions.text}'")
         self._publish_instruction()

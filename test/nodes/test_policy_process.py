@@ -19,6 +19,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rich.console import Console
 from robot_double import RobotDouble
+from std_msgs.msg import Bool
 
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.msg import PolicyStatus
@@ -107,6 +108,41 @@ def test_the_death_of_the_inference_process_stops_the_robot_and_configuring_agai
         assert processes.end() == {"policy": 0}
         log = processes.log("policy").read_text()
         assert "Traceback" not in log and log.count("stopped (exception)") == 2
+
+
+def test_instructions_to_a_policy_that_hangs_do_not_hold_up_the_e_stop(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    embodiment = load_embodiment(robot_yaml)
+    with (
+        Processes(tmp_path, ros_environment()) as processes,
+        RobotDouble(embodiment) as robot,
+        Observer(embodiment) as observer,
+    ):
+        process = processes.start("policy", node_command("policy", moving(robot_yaml, checkpoint)))
+        assert observer.wait_for(lambda: len(observer.chunks) > 2, WAIT_S, processes.check)
+        [child] = inference_processes(process.pid)
+        os.kill(child, signal.SIGSTOP)
+        for number in range(8):
+            observer.instruct(f"pick up cube {number}")
+        time.sleep(0.3)
+        pressed_s = time.monotonic()
+        robot.estop.publish(Bool(data=True))
+        assert observer.wait_for(lambda: observer.statuses[-1].reason == "estop", WAIT_S, processes.check)
+        assert time.monotonic() - pressed_s < 0.5
+        assert processes.end() == {"policy": 0}
+
+
+def test_a_parameter_that_does_not_fit_leaves_no_inference_process(
+    robot_yaml: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
+        process = processes.start("policy", node_command("policy", moving(robot_yaml, checkpoint, replan_steps=900)))
+        refused = "parameter 'replan_steps' is 900"
+        assert observer.wait_for(
+            lambda: bool(observer.statuses) and refused in observer.statuses[-1].message, WAIT_S, processes.check
+        )
+        assert inference_processes(process.pid) == []
 
 
 def inference_processes(parent: int) -> list[int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
-from groot_ros.policy.instructions import Instructions
+from groot_ros.policy.instructions import InstructionDesk, Instructions
 
 
 def at_most_ten(text: str) -> None:
@@ -56,3 +59,27 @@ def test_no_words_clear_the_instruction(blank: str) -> None:
     instructions.begin(at_most_ten, "old", "")
     assert instructions.offer(blank) == ""
     assert instructions.text == blank
+
+
+def test_a_judge_that_hangs_holds_up_nobody_and_the_newest_texts_wait_in_order() -> None:
+    go, judged, done = threading.Event(), [], threading.Event()
+
+    def judge(text: str) -> None:
+        assert go.wait(10.0)
+        judged.append(text)
+        if text == "raises":
+            raise RuntimeError(text)
+        if text == "5":
+            done.set()
+
+    desk = InstructionDesk(judge, waiting=3)
+    assert desk.put("raises")
+    deadline_s = time.monotonic() + 10.0
+    while desk._texts and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+    assert [desk.put(str(i)) for i in range(1, 6)] == [True, True, True, False, False]
+    go.set()
+    assert done.wait(10.0) and judged == ["raises", "3", "4", "5"]
+    desk.close(10.0)
+    desk.put("too late")
+    assert not desk._thread.is_alive() and judged[-1] == "5"
