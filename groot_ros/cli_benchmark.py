@@ -49,7 +49,8 @@ def benchmark_control(
 ) -> None:
     """How late control ticks begin, and how many are missed, while the model infers without pause.
 
-    Exit code 1 when a tick is missed at 50 Hz, or one in a hundred begins more than 5 ms late.
+    Exit code 1 when at 50 Hz a tick is missed, or more than one in a hundred begins more than 5 ms late; other rates
+    are reported only.
 
     Example: [bold]groot-ros benchmark control --rate 50 --duration 60[/bold]
     """
@@ -114,12 +115,14 @@ class Schedule(str, Enum):
 
 @benchmark_app.command("continuity")
 def benchmark_continuity(
-    modes: Annotated[str, typer.Option(help="Chunking modes; naive runs in any case.")] = (
+    modes: Annotated[str, typer.Option(help="Chunking modes, separated by commas; naive runs in any case.")] = (
         "guided,native,blend,ensemble,naive,sync"
     ),
-    latencies: Annotated[str, typer.Option(help="Control ticks of an inference; a-b: drawn.")] = "0,1,2,4,8,1-8",
+    latencies: Annotated[
+        str, typer.Option(help="Control ticks of an inference, separated by commas; a-b: drawn anew for each.")
+    ] = "0,1,2,4,8,1-8",
     variants: Annotated[
-        str, typer.Option(help="Of joints_absolute, joints_relative, eef_absolute, eef_relative.")
+        str, typer.Option(help="Of joints_absolute, joints_relative, eef_absolute, eef_relative, separated by commas.")
     ] = "joints_absolute,joints_relative",
     seeds: Annotated[int, typer.Option(min=1, help="Runs per cell, each with a task of its own.")] = 3,
     chunks: Annotated[int, typer.Option(min=2, help="Chunks per run.")] = 60,
@@ -139,7 +142,8 @@ def benchmark_continuity(
     """Stalls, jumps and accelerations where chunks meet, in virtual time, for a policy whose chunks disagree.
 
     Exit code 1 when mode guided stalls, jumps more than half of naive, or accelerates more at hand-overs than inside
-    chunks.
+    chunks. Jump: between two chunks, before it is smoothed. Seam: acceleration at hand-overs; "in": on all other ticks.
+    Every column: docs/motion.md.
 
     Example: [bold]groot-ros benchmark continuity --modes guided,naive --latencies 0,4,8 --output continuity.json[/bold]
     """

@@ -295,7 +295,7 @@ def action_limits(action: Mapping[str, schema.ActionKey], limits: Mapping[str, s
     for key, entry in action.items():
         for i, joint in enumerate(entry.joints or []):
             if joint not in limits:
-                yield _no_limit(("action", key, "joints", i), joint, limits)
+                yield _no_limit(("action", key, "joints", i), joint, limits, "lower, upper, velocity and acceleration")
 
 
 def span_limits(state: Mapping[str, schema.StateKey], limits: Mapping[str, schema.JointLimit]) -> Iterator[Problem]:
@@ -304,13 +304,21 @@ def span_limits(state: Mapping[str, schema.StateKey], limits: Mapping[str, schem
         if entry.unit in vocabulary.SPAN_UNITS:
             for i, joint in enumerate(entry.joints or []):
                 if joint not in limits:
-                    yield _no_limit(("state", key, "joints", i), joint, limits, f" (unit {entry.unit} needs them)")
+                    yield _no_limit(
+                        ("state", key, "joints", i),
+                        joint,
+                        limits,
+                        "lower and upper",
+                        f" (unit {entry.unit} needs them)",
+                    )
 
 
-def _no_limit(path: Path, joint: str, limits: Mapping[str, schema.JointLimit], why: str = "") -> Problem:
+def _no_limit(path: Path, joint: str, limits: Mapping[str, schema.JointLimit], needed: str, why: str = "") -> Problem:
     near = closest(joint, limits)
     hint = f" (limits has {near!r}: one of the two may be misspelt)" if near else ""
-    return Problem(path, f"a joint with limits{why}", f"{joint!r}, which has none", f"add limits.{joint}{hint}")
+    return Problem(
+        path, f"a joint with limits{why}", f"{joint!r}, which has none", f"add limits.{joint} with {needed}{hint}"
+    )
 
 
 def representations(

@@ -13,6 +13,8 @@ import numpy as np
 from groot_ros.observation.types import Reason, Refusal
 
 LATENCY_WINDOW = 200
+# Still true when it has been released: the stop stays latched.
+ESTOPPED = "e-stop was pressed: release it (false on ~/estop), then call ~/reset_stop and ~/start"
 
 
 class State(enum.IntEnum):
@@ -116,7 +118,7 @@ class Supervisor:
         with self.lock:
             self._clear_counters()
             if self._estop:
-                self._set(State.STOPPED, "estop", "e-stop is pressed; release it, then call ~/reset_stop")
+                self._set(State.STOPPED, "estop", ESTOPPED)
             else:
                 self._set(State.READY, "", "")
 
@@ -134,7 +136,8 @@ class Supervisor:
             if self._state is State.PAUSED:
                 return Answer(False, "paused; call ~/pause with data: false")
             if self._state in LATCHED:
-                return Answer(False, f"stopped because of {self._reason}: {self._message}; call ~/reset_stop first")
+                first = "" if "~/reset_stop" in self._message else "; call ~/reset_stop first"
+                return Answer(False, f"stopped because of {self._reason}: {self._message}{first}")
             if self._state is not State.READY:
                 return Answer(False, f"the node is {self._state.name.lower()}; configure and activate it first")
             self._set(State.RUNNING, "", "")
@@ -157,8 +160,10 @@ class Supervisor:
             if not on and self._state is State.PAUSED:
                 self._set(State.RUNNING, "", "")
                 return Answer(True, "running")
-            already = on == (self._state is State.PAUSED)
-            return Answer(already and on, f"the policy is {self._state.name.lower()}")
+            name = self._state.name.lower()
+            if on and self._state is State.PAUSED:
+                return Answer(True, "paused already")
+            return Answer(False, f"{'nothing to pause' if on else 'not paused'}: the policy is {name}")
 
     def latch(self, reason: str, message: str, *, error: bool = False) -> None:
         """Stop until ``~/reset_stop``: gate violation, model exception, e-stop. The first cause is kept."""
@@ -172,7 +177,7 @@ class Supervisor:
         with self.lock:
             self._estop = pressed
             if pressed:
-                self.latch("estop", "e-stop is pressed; release it, then call ~/reset_stop")
+                self.latch("estop", ESTOPPED)
 
     def reset_stop(self) -> Answer:
         """Latched -> READY, unless the e-stop is still pressed."""

@@ -18,7 +18,8 @@ from groot_ros.cli import app
 from groot_ros.embodiment.load import load_embodiment
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", "benchmark node", "benchmark load"]
+BENCHMARKS = ["benchmark node", "benchmark load", "benchmark control", "benchmark continuity"]
+COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", *BENCHMARKS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
