@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import NoReturn, TypeVar
 
 import cv2
@@ -47,7 +48,9 @@ class PolicyNode(LifecycleNode):
         self._give_up = give_up
         self._factory = policy
         declare(self, PolicyParameters)
-        self._supervisor = Supervisor(lambda reason, message: self.get_logger().error(f"stopped ({reason}): {message}"))
+        # Told later: a terminal that is paused blocks who writes to it, and whoever latches holds the lock.
+        self._stops: SimpleQueue[str] = SimpleQueue()
+        self._supervisor = Supervisor(lambda reason, message: self._stops.put(f"stopped ({reason}): {message}"))
         self._settings = PolicyParameters()
         self._instructions = Instructions()
         self._sequence = self._told = 0
@@ -129,6 +132,7 @@ class PolicyNode(LifecycleNode):
         self._brake(self._supervisor.unconfigured)
         self._forget()
         self._desk.close(DESK_S)
+        self._tell_stops()
 
     def _autostart(self) -> None:
         self._autostart_timer.cancel()
@@ -200,9 +204,9 @@ class PolicyNode(LifecycleNode):
             return False
         self._supervisor.rejected(result.reason)
         robot.continuity.rejected(result.reason)
-        self.get_logger().error(f"chunk rejected ({result.reason}): {result.message}")
         if result.stop:
             self._brake(lambda: self._supervisor.latch(result.reason, result.message))
+        self.get_logger().error(f"chunk rejected ({result.reason}): {result.message}")
         return False
 
     def _report(self, robot: Robot, planned: Planned) -> None:
@@ -343,8 +347,17 @@ class PolicyNode(LifecycleNode):
         )
 
     def _publish_change(self) -> None:
+        robot = self._robot
+        gone = robot.policy.gone if robot is not None else None
+        if gone is not None:
+            self._failed(gone)
         if self._supervisor.changes != self._told:
             self._publish_status()
+        self._tell_stops()
+
+    def _tell_stops(self) -> None:
+        while not self._stops.empty():
+            self.get_logger().error(self._stops.get())
 
     def _publish_status(self) -> None:
         self._told = self._supervisor.changes

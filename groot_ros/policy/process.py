@@ -181,6 +181,11 @@ class ProcessPolicy:
         if problem is not None:
             raise rebuilt(problem)
 
+    @property
+    def gone(self) -> PolicyGone | None:
+        """Why it cannot be asked any more; None while the child lives."""
+        return self._gone() if self._child.ended.is_set() else None
+
     def close(self, timeout_s: float = 1.0) -> None:
         """End the child and return when it is gone, or after ``timeout_s``. From any thread, any number of times.
 

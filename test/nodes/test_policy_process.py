@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -93,8 +95,8 @@ def test_the_death_of_the_inference_process_stops_the_robot_and_configuring_agai
         done, message = observer.call("start")
         assert not done and "SIGKILL" in message
 
-        # Reset and started without a new process it says the same again.
-        assert observer.call("reset_stop")[0] and observer.call("start")[0]
+        # Reset without a new process it says the same again, before anybody starts it.
+        assert observer.call("reset_stop")[0]
         wait(lambda: observer.statuses[-1].state == PolicyStatus.ERROR, "ERROR again")
         assert len(observer.commands) == commands
 
@@ -131,6 +133,30 @@ def test_instructions_to_a_policy_that_hangs_do_not_hold_up_the_e_stop(
         assert observer.wait_for(lambda: observer.statuses[-1].reason == "estop", WAIT_S, processes.check)
         assert time.monotonic() - pressed_s < 0.5
         assert processes.end() == {"policy": 0}
+
+
+def test_an_e_stop_brakes_while_nobody_reads_what_the_node_prints(robot_yaml: Path, checkpoint: Path) -> None:
+    embodiment = load_embodiment(robot_yaml)
+    reader, writer = os.pipe()  # a terminal that was paused with Ctrl-S
+    printed = node_command("policy", moving(robot_yaml, checkpoint))
+    with (
+        RobotDouble(embodiment) as robot,
+        Observer(embodiment) as observer,
+        subprocess.Popen(printed, stdout=writer, stderr=writer, env=ros_environment()) as process,
+    ):
+        try:
+            assert observer.wait_for(lambda: len(observer.chunks) > 2, WAIT_S)
+            full = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(full, b"x")
+            robot.estop.publish(Bool(data=True))
+            assert observer.wait_for(lambda: observer.statuses[-1].reason == "estop", 5.0)
+            assert observer.wait_for(lambda: len(observer.commands) > len(observer.chunks), 5.0), "no brake"
+        finally:
+            process.kill()
+            for end in (reader, writer):
+                os.close(end)
 
 
 def test_a_parameter_that_does_not_fit_leaves_no_inference_process(
