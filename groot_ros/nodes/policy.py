@@ -21,10 +21,11 @@ from groot_ros.nodes import convert, reports
 from groot_ros.nodes.parameters import declare, read
 from groot_ros.nodes.policy_parameters import PolicyParameters
 from groot_ros.nodes.robot import LOCAL_POLICY, Hooks, Robot, load_embodiment_for, make_policy, make_robot
-from groot_ros.nodes.runtime import EXIT_USAGE, leave, request_stop, run
+from groot_ros.nodes.runtime import EXIT_USAGE, leave, on_stop, request_stop, run
 from groot_ros.observation.types import Reason, Refusal
 from groot_ros.policy.cycle import DISOWNED, Planned
 from groot_ros.policy.instructions import InstructionDesk, Instructions
+from groot_ros.policy.process import ProcessPolicy
 from groot_ros.policy.supervisor import Answer, Supervisor
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ class PolicyNode(LifecycleNode):
         self._instructions = Instructions()
         self._sequence = self._told = 0
         self._robot: Robot | None = None
+        self._loading: ProcessPolicy | None = None
+        on_stop(self._stop_loading)
         self._reported: PolicyStatus | None = None
         self._status = self.create_publisher(PolicyStatus, "~/status", convert.RELIABLE_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", convert.RELIABLE_QOS)
@@ -147,7 +150,10 @@ class PolicyNode(LifecycleNode):
         self.get_logger().info(f"loading {parameters.checkpoint} for {embodiment.name}")
         # Small images: OpenCV's thread pool costs more than it saves (two VGA cameras: p95 5.8 -> 1.1 ms).
         cv2.setNumThreads(1)
-        policy = make_policy(parameters, embodiment, self._factory)
+        try:
+            policy = make_policy(parameters, embodiment, self._factory, self._begin_loading)
+        finally:
+            self._loading = None
         facts = policy.facts
         self.get_logger().info(
             f"model warm on {facts.device}, {1e3 * facts.warm_s:.1f} ms per chunk; {embodiment.control.chunking} "
@@ -168,6 +174,14 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(dropped)
         self._publish_instruction()
         robot.start()
+
+    def _begin_loading(self, policy: ProcessPolicy) -> None:
+        self._loading = policy
+
+    def _stop_loading(self) -> None:
+        policy = self._loading
+        if policy is not None:  # the executor waits for it, and would not see the signal before
+            policy.close()
 
     def _forget(self) -> None:
         robot, self._robot = self._robot, None

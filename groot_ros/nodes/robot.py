@@ -129,8 +129,13 @@ def load_embodiment_for(parameters: PolicyParameters) -> Embodiment:
     return embodiment.model_copy(update={"control": embodiment.control.model_copy(update=changes)})
 
 
-def make_policy(parameters: PolicyParameters, embodiment: Embodiment, factory: str) -> ProcessPolicy:
-    """The model in a process of its own, loaded and warm.
+def make_policy(
+    parameters: PolicyParameters,
+    embodiment: Embodiment,
+    factory: str,
+    started: Callable[[ProcessPolicy], None] | None = None,
+) -> ProcessPolicy:
+    """The model in a process of its own, loaded and warm; ``started``: see ``ProcessPolicy``.
 
     Raises: what the factory raised; PolicyGone when the process ended before it was ready.
     """
@@ -146,6 +151,7 @@ def make_policy(parameters: PolicyParameters, embodiment: Embodiment, factory: s
             "match_reference_bf16": parameters.match_reference_bf16,
             "torch_threads": parameters.torch_threads,
         },
+        started=started,
     )
 
 

@@ -43,6 +43,12 @@ def request_stop(exit_code: int = EXIT_OK) -> None:
         _active_stop.set_result(exit_code)
 
 
+def on_stop(call: Callable[[], None]) -> None:
+    """Have ``call`` called, in whatever thread asks, as soon as the end of this process's ``run`` is asked for."""
+    if _active_stop is not None:
+        _active_stop.add_done_callback(lambda _: call())
+
+
 def run(factory: Callable[[], Node], args: Sequence[str] | None = None, *, threads: int = 1) -> int:
     """Make a node, spin it until SIGINT, SIGTERM or shutdown, and take it down.
 
