@@ -188,7 +188,11 @@ class PolicyCycle:
                 if self._timeline.commit(accepted, self._tick() + LEAD_TICKS):
                     executed(accepted)
                     return accepted
-        return Unusable("chunk_too_late", f"the control loop was quicker than the plan, {ATTEMPTS} times over")
+        return Unusable(
+            "chunk_too_late",
+            f"expected a chunk to be planned within {ATTEMPTS} control ticks, found that it takes longer: lower "
+            "control.rate_hz, or free a core (stage plan on ~/status)",
+        )
 
     def _gated(self, accepted: Accepted) -> NDArray[np.float64]:
         chunk = accepted.chunk
