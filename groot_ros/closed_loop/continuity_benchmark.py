@@ -39,6 +39,7 @@ class Cell:
         ticks: after the first chunk; ``stalled`` of them without a target that a chunk asked for.
         jump_p50, jump_p95, jump_max: |new - old| at the first row that is not restored.
         seam_p50, seam_p95, seam_max: over hand-overs, of the largest acceleration within 2 ticks of each.
+        seam_ticks_p95: acceleration on all ticks within 2 of a hand-over.
         inside_p50, inside_p99: acceleration on all other ticks.
         clamped_share: smooth columns times ticks that the gate changed, per column and tick planned.
         cosine_p50: between the velocities of the old and the new chunk there.
@@ -60,6 +61,7 @@ class Cell:
     seam_p50: float
     seam_p95: float
     seam_max: float
+    seam_ticks_p95: float
     inside_p50: float
     inside_p99: float
     clamped_share: float
@@ -175,7 +177,7 @@ def cell_of(
     smooth = smooth_columns(layout.space)
     seams = [seam for recording in recordings for seam in recording.seams]
     jumps = np.array([np.abs(seam.gap[smooth]).max() for seam in seams if seam.overlap])
-    peaks, inside = (
+    peaks, near, inside = (
         np.concatenate(parts)
         for parts in zip(*(accelerations(recording, layout, 1.0 / setting.rate_hz) for recording in recordings))
     )
@@ -196,6 +198,7 @@ def cell_of(
         seam_p50=_quantile(peaks, 0.5),
         seam_p95=_quantile(peaks, 0.95),
         seam_max=_quantile(peaks, 1.0),
+        seam_ticks_p95=_quantile(near, 0.95),
         inside_p50=_quantile(inside, 0.5),
         inside_p99=_quantile(inside, 0.99),
         clamped_share=sum(recording.clamped for recording in recordings)

@@ -256,20 +256,22 @@ class _Thinking:
         return chunk
 
 
-def accelerations(recording: Recording, layout: Layout, period_s: float) -> tuple[Array, Array]:
+def accelerations(recording: Recording, layout: Layout, period_s: float) -> tuple[Array, Array, Array]:
     """Mean acceleration over a tick as a share of the limit, the largest of all columns that move smoothly.
 
     Returns:
-        The largest within ``SEAM_TICKS`` of every hand-over [S], and that of every other tick [T].
+        The largest within ``SEAM_TICKS`` of every hand-over [S], that of every tick within ``SEAM_TICKS`` of one, and
+        that of every other tick.
     """
     space = layout.space
     smooth = smooth_columns(space)
     scale = 1.0 / (np.where(smooth & np.isfinite(space.acceleration), space.acceleration, np.inf) * period_s)
     if len(recording.velocities) < 2:
-        return np.empty(0), np.empty(0)
+        return np.empty(0), np.empty(0), np.empty(0)
     values = (np.abs(np.diff(np.array(recording.velocities), axis=0)) * scale).max(axis=1)
     ticks = recording.first_tick + 1 + np.arange(len(values))
     seams = np.array([seam.tick for seam in recording.seams], dtype=np.int64)
     near = np.abs(ticks[None] - seams[:, None]) <= SEAM_TICKS  # [S, T]
     peaks = [float(values[row].max()) for row in near if row.any()]
-    return np.array(peaks), values[~near.any(axis=0)]
+    at_seam = near.any(axis=0)
+    return np.array(peaks), values[at_seam], values[~at_seam]

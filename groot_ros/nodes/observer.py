@@ -13,6 +13,7 @@ import numpy as np
 import rclpy
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -25,6 +26,8 @@ from groot_ros.nodes import convert
 from groot_ros.observation.images import decode, read_frame
 
 POLICY = "/groot_policy"
+# Deep: a busy machine may keep this thread waiting for seconds, and none of the commands may be lost then.
+COMMAND_QOS = QoSProfile(depth=1000, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Observer:
         subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
         for name, output in embodiment.outputs.items():
             kind, keep = convert.message_class(output.type), self._keep_command(name, output)
-            subscribe(kind, output.topic, keep, convert.RELIABLE_QOS)
+            subscribe(kind, output.topic, keep, COMMAND_QOS)
         if joints:
             for stream in embodiment.state_streams.values():
                 if stream.type == "sensor_msgs/msg/JointState":

@@ -74,7 +74,7 @@ def accepted(layout: Layout, handover: Handover | None) -> Accepted:
 
 
 def seam(layout: Layout, gap: np.ndarray, *, overlap: bool = True) -> Handover:
-    return Handover(6, 100, 200, gap, overlap, 0.5)
+    return Handover(6, 100, 200, gap, overlap, 0, np.zeros(len(gap)), 0.5)
 
 
 def said(layout: Layout, handover: Handover | None = None) -> ActionChunk:

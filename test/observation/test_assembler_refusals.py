@@ -290,6 +290,7 @@ def test_every_reason_is_tested_here() -> None:
         Reason.SPREAD,
         Reason.FROZEN_CAMERA,
         Reason.EMPTY_INSTRUCTION,
+        Reason.OUT_OF_TRAINING_RANGE,  # of the assembled state: test_training_range.py
         Reason.CLOCK_STOPPED,  # the worker says it: test_worker.py, test_policy_process.py
     }
     assert {case[2] for case in MESSAGES.values()} | elsewhere == set(Reason)
