@@ -70,7 +70,7 @@ class PolicyNode(LifecycleNode):
             ("start", self._start),
             ("stop", self._stop),
             ("reset", self._reset),
-            ("reset_stop", self._supervisor.reset_stop),
+            ("reset_stop", self._reset_stop),
         ):
             self.create_service(Trigger, f"~/{name}", self._trigger(trigger))
         for name, switch in (("pause", self._pause), ("dry_run", self._set_dry_run)):
@@ -282,6 +282,13 @@ class PolicyNode(LifecycleNode):
         self._brake(self._supervisor.stop)
         self._robot.begin_episode()
         return Answer(True, "samples and plan forgotten; call ~/start for the next episode")
+
+    def _reset_stop(self) -> Answer:
+        hung_s = self._robot.commander.hung_s if self._robot is not None else 0.0
+        if hung_s:
+            text = f"the inference has not answered for {hung_s:.1f} s: wait for it, or cleanup and configure again"
+            return Answer(False, text)
+        return self._supervisor.reset_stop()
 
     def _set_dry_run(self, on: bool) -> Answer:
         if not on and self._robot is not None:

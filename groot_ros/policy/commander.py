@@ -80,6 +80,12 @@ class Commander:
         """Whether the robot was told to stand still, or nothing."""
         return self._settled
 
+    @property
+    def hung_s(self) -> float:
+        """How long the inference under way has taken, when that is more than it may; else 0."""
+        busy_s = self._busy_s()
+        return busy_s if busy_s > self._timeout_s else 0.0
+
     def wait_settled(self, timeout_s: float) -> bool:
         """Wait until it is, ``timeout_s`` at most."""
         with self._changed:
@@ -91,7 +97,7 @@ class Commander:
             if self._worked is not None and tick <= self._worked:
                 self.stand()  # the clock was set back: what was planned is for other times
             self._worked = tick
-            if self._supervisor.moving and self._busy_s() > self._timeout_s:
+            if self._supervisor.moving and self.hung_s:
                 text = (
                     f"an inference has taken {self._busy_s():.1f} s, more than inference_timeout_s {self._timeout_s:g}"
                 )

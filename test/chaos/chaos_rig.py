@@ -202,7 +202,7 @@ class Rig:
     def _start(self, latched: bool) -> None:
         robot = self.robot
         if latched:
-            self._reset_stop()
+            self.reset_stop()
         done, message = robot.call("start")
         if not done:
             raise Failed(f"start is refused: {message}")
@@ -213,21 +213,12 @@ class Rig:
             running = status.state == PolicyStatus.RUNNING and not status.reason
             return running and len(robot.chunks) > seen and status.instruction == INSTRUCTION
 
-        def timed_out() -> bool:
-            return bool(robot.status.state in LATCHED and robot.status.reason == "inference_timeout")
+        self.wait(runs, "running again")
 
-        self.wait(lambda: runs() or timed_out(), "running again")
-        if not runs():  # reset while the model was still busy with what it had been stopped for
-            self.wait_chunk_or_rest()
-            self._start(True)
-
-    def wait_chunk_or_rest(self) -> None:
-        """Wait until the inference that took too long has come to its end: its chunk is dropped or rejected."""
-        self.wait_status(lambda _: True, "a status")
-
-    def _reset_stop(self) -> None:
+    def reset_stop(self) -> None:
+        """Clear a latched stop; it is refused while a released e-stop is on its way, or an inference still hangs."""
         deadline_s = time.monotonic() + WAIT_S
-        while not (answer := self.robot.call("reset_stop"))[0]:  # the released e-stop may still be on its way
+        while not (answer := self.robot.call("reset_stop"))[0]:
             if time.monotonic() > deadline_s:
                 raise Failed(f"a latched stop cannot be cleared: {answer[1]}")
             self.robot.dwell(0.01)
