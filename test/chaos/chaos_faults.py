@@ -197,7 +197,7 @@ FAULTS: dict[str, Fault] = {
     "joints NaN": Fault(_edits(_nan), frozenset({"not_finite"}), "/joint_states"),
     "stamps backwards": Fault(_edits(_backwards), frozenset({"out_of_order"})),
     "joints far away": Fault(_edits(_far_away), frozenset({"out_of_training_range"}), "state.arm"),
-    "instruction spam": Fault(_instructions, of="instruction"),
+    "instruction spam": Fault(_instructions, may=frozenset({"empty_instruction"}), of="instruction"),
     "instruction empty": Fault(
         lambda rig, rng: rig.robot.instruct(" "),
         frozenset({"empty_instruction"}),
