@@ -19,6 +19,7 @@ from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes.convert import to_time
 from groot_ros.policy.supervisor import Snapshot, State
 
+SATURATED = 0.99  # of the acceleration limit
 JITTER_LIMIT_S = 5e-3  # 99th percentile of the control loop above which /diagnostics warns
 
 
@@ -231,6 +232,8 @@ def _continuity(status: PolicyStatus, before: PolicyStatus, node: str) -> Diagno
     rejected = sum(status.rejected_counts)
     felt = status.seam_ratio > 1.0  # false for NaN: no hand-over yet
     text = "no hand-over yet" if not status.handovers else "smooth"
+    if status.inside_acceleration >= SATURATED:
+        text = "the motion is at its acceleration limits throughout: a hand-over cannot be told from it"
     if felt:
         text = f"acceleration at hand-overs is {status.seam_ratio:.2f} times that inside chunks"
     return _entry(

@@ -237,6 +237,13 @@ def test_a_late_loop_and_a_hand_over_that_can_be_felt_warn() -> None:
     assert level == DiagnosticStatus.WARN and "1.25 times" in text
 
 
+def test_a_motion_at_its_limits_throughout_is_not_called_smooth() -> None:
+    full = status()
+    full.seam_acceleration = full.inside_acceleration = full.seam_ratio = 1.0
+    level, text = diagnosed(full, full)["continuity"]
+    assert level == DiagnosticStatus.OK and "limits throughout" in text
+
+
 def test_nothing_to_tell_is_no_warning() -> None:
     found = diagnosed(status(State.READY, None, None))
     assert found["control loop"] == (DiagnosticStatus.OK, "not running")
