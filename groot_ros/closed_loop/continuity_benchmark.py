@@ -18,7 +18,6 @@ from groot_ros.closed_loop.continuity_table import continuity_table, misses
 from groot_ros.closed_loop.disagreeing import DisagreeingPolicy
 from groot_ros.closed_loop.disagreeing_robots import VARIANTS
 from groot_ros.closed_loop.summary import machine_name
-from groot_ros.control.handover import smooth_columns
 from groot_ros.embodiment.control_schema import Chunking, PrefixSchedule
 
 MODES: tuple[Chunking, ...] = ("guided", "native", "blend", "ensemble", "naive", "sync")
@@ -174,7 +173,7 @@ def cell_of(
 ) -> Cell:
     """The numbers of runs that differ in their seed only."""
     layout = robots[0].layout
-    smooth = smooth_columns(layout.space)
+    smooth = layout.space.smooth
     seams = [seam for recording in recordings for seam in recording.seams]
     jumps = np.array([np.abs(seam.gap[smooth]).max() for seam in seams if seam.overlap])
     peaks, near, inside = (

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from groot_ros.closed_loop.disagreeing import DisagreeingPolicy
 from groot_ros.control.continuity import SEAM_TICKS, Continuity, ContinuitySummary
 from groot_ros.control.gate import Gate
-from groot_ros.control.handover import Handover, smooth_columns
+from groot_ros.control.handover import Handover
 from groot_ros.control.layout import Layout
 from groot_ros.control.plans import Accepted, Pace
 from groot_ros.control.timeline import ChunkTimeline
@@ -132,7 +132,7 @@ class VirtualRobot:
         robot = robot_with(policy.embodiment, setting.acceleration)
         control = robot.control.model_copy(update={"prefix_schedule": setting.schedule})
         self.layout = Layout(robot.model_copy(update={"control": control}))
-        smooth = smooth_columns(self.layout.space)
+        smooth = self.layout.space.smooth
         self._smooth_names = {
             name for name, is_smooth in zip(self.layout.space.names, smooth, strict=True) if is_smooth
         }
@@ -264,7 +264,7 @@ def accelerations(recording: Recording, layout: Layout, period_s: float) -> tupl
         that of every other tick.
     """
     space = layout.space
-    smooth = smooth_columns(space)
+    smooth = space.smooth
     scale = 1.0 / (np.where(smooth & np.isfinite(space.acceleration), space.acceleration, np.inf) * period_s)
     if len(recording.velocities) < 2:
         return np.empty(0), np.empty(0), np.empty(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from groot_ros.control.handover import Handover, smooth_columns
+from groot_ros.control.handover import Handover
 from groot_ros.control.plans import Step
 from groot_ros.control.space import Space
 
@@ -65,7 +65,7 @@ class Continuity:
     """
 
     def __init__(self, space: Space, period_s: float, window: int = WINDOW) -> None:
-        self._smooth = smooth_columns(space)
+        self._smooth = space.smooth
         limits = np.where(self._smooth & np.isfinite(space.acceleration), space.acceleration, np.inf)
         self._scale = 1.0 / (limits * period_s)
         self._ticks = self._stalled = self._handovers = 0

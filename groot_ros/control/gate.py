@@ -67,7 +67,7 @@ class Gate:
         way = space.minus(target, start)
         # The range of an orientation is half a turn; speeds start from 0 and have the acceleration limit.
         width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
-        exempt = space.rests_at_zero | (np.array(space.interpolation) == "step")
+        exempt = space.rests_at_zero | space.steps
         far = np.flatnonzero((np.abs(way) > share * width) & ~exempt)
         if len(far):
             worst = int(far[np.argmax(np.abs(way[far]) / width[far])])
@@ -92,7 +92,6 @@ class Gate:
         """
         space, step_s = self._layout.space, self._layout.embodiment.dt_s
         rates = space.minus(values[1:], values[:-1]) / step_s
-        steps = [kind == "step" for kind in space.interpolation]
         # Differences of float32 rows are off by what the rows are, however small the limit.
         rounding = np.finfo(np.float32).eps * max(1.0, float(np.abs(values).max(initial=0.0))) / step_s
         checks = [
@@ -100,7 +99,7 @@ class Gate:
             ("acceleration", np.diff(rates, axis=0) / step_s, space.acceleration, 2.0 * rounding / step_s),
         ]
         for rule, found, limit, slack in checks:
-            bad = np.argwhere((np.abs(found) > limit * (1.0 + _SLACK) + slack) & ~np.array(steps))
+            bad = np.argwhere((np.abs(found) > limit * (1.0 + _SLACK) + slack) & ~space.steps)
             if len(bad) and getattr(self._rules, rule) == "stop":
                 point, column = (int(index) for index in bad[0])
                 raise GateViolation(

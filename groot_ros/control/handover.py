@@ -72,13 +72,8 @@ def handover(
     )
 
 
-def smooth_columns(space: Space) -> NDArray[np.bool_]:
-    """Tangent columns [V] whose motion is a curve; jumps of the others are meant."""
-    return np.array([kind == "cubic" for kind in space.interpolation], dtype=np.bool_)
-
-
 def _cosine(space: Space, a: Array, b: Array) -> float:
-    unit = np.where(smooth_columns(space) & np.isfinite(space.velocity), 1.0 / space.velocity, 0.0)
+    unit = np.where(space.smooth & np.isfinite(space.velocity), 1.0 / space.velocity, 0.0)
     a, b = a * unit, b * unit
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 1e-9 else float("nan")

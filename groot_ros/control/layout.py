@@ -103,11 +103,10 @@ class Layout:
         values = np.zeros(self.space.value_count)
         known = self.space.rests_at_zero.copy()
         positions = self._positions(observation)
-        tangent_of = dict(zip(self.space.lines[0].tolist(), self.space.lines[1].tolist(), strict=True))
         for joint, column in self.joint_columns.items():
             if joint in positions:
                 values[column] = positions[joint]
-                known[tangent_of[column]] = True
+                known[self.space.tangent_of[column]] = True
         for key, columns in self.keys.items():
             source = motion.measured_key(self.embodiment, key)
             if columns.orientation is not None:
@@ -115,7 +114,7 @@ class Layout:
             if source is None:
                 continue
             self._fill(values[None], key, self.embodiment.state[source], observation.state[source][-1:])
-            known[[tangent_of[column] for column, _ in columns.lines]] = True
+            known[[self.space.tangent_of[column] for column, _ in columns.lines]] = True
             if columns.orientation is not None:
                 known[columns.orientation[1] : columns.orientation[1] + 3] = True
         return values, known

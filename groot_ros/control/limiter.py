@@ -233,8 +233,7 @@ class _Law:
         up, down = self.upper - lines, lines - self.lower
         if self.free.any():
             # A Hermite segment stays inside when value +- velocity * period / 3 does at both ends.
-            steps = np.array([kind == "step" for kind in self.space.interpolation])
-            most = np.where(steps, 0.0, 3.0 / self.period_s * np.minimum(up, down))
+            most = np.where(self.space.steps, 0.0, 3.0 / self.period_s * np.minimum(up, down))
             kept = np.minimum(np.maximum(velocities, -most), most)
             velocities = np.where(self.free, kept, velocities)
         speed = np.abs(velocities)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 60.0
-STOOD_S = 1.0  # of steady time without any ROS time: the clock has stopped (as ``policy.worker`` has it)
+CLOCK_STOPPED_S = 1.0  # of steady time without any ROS time: the clock has stopped
 SHORTEST_SLEEP_S = 2e-4  # a simulated clock may stand right before a tick for long
 REALTIME_PRIORITY = 10  # above ordinary threads, below the kernel's and a ros2_control loop's 50
 
@@ -61,7 +61,7 @@ class ControlLoop:
         work: called with the tick and how many were missed right before it.
         held_up: called with the seconds that the loop did not run when these are ``patience_s`` or more, instead of
             ``work``, on the steady clock: the process was stopped, or the machine slept.
-        stood: called once when ROS time has stood still for ``STOOD_S`` while the loop ran.
+        stood: called once when ROS time has stood still for ``CLOCK_STOPPED_S`` while the loop ran.
         failed: called with what one of these raised; the loop goes on.
         patience_s: see ``held_up``.
         poll_s: longest sleep: how late the end of the thread, or a jump of the clock, may be noticed. A simulated clock
@@ -135,7 +135,7 @@ class ControlLoop:
             left_s = ((due + 1) * self._period_ns - self._now_ns()) * 1e-9
             if now_ns != moved_ns:
                 moved_ns, moved_s, told = now_ns, now_s, False
-            elif not told and now_s - moved_s >= STOOD_S:
+            elif not told and now_s - moved_s >= CLOCK_STOPPED_S:
                 told = True
                 self._guarded(self._stood)
             if left_s > 0:

@@ -50,7 +50,7 @@ def faded(space: Space, old: Path, new: Path, start: float, length: float, perio
         return new
     share, rate = minimum_jerk((ticks - start) / length)
     rate = rate / (length * period_s)
-    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    smooth = space.smooth
     shares = np.where(smooth, share[:, None], 1.0)
     rates = np.where(smooth, rate[:, None], 0.0)
     gap = space.minus(new.values, old.values)
@@ -106,7 +106,7 @@ def eased(
         reference: float64 [V], per s^2.
         least, longest: bounds of its length in ticks; where nothing is short enough, what adds least.
     """
-    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    smooth = space.smooth
     gap = np.where(smooth, space.minus(old.values[start], new.values[start]), 0.0)
     lead = np.where(smooth, old.velocities[start] - new.velocities[start], 0.0)
     length = _easing_ticks(gap, lead, reference, period_s, max(least, FADE_TICKS), max(longest, FADE_TICKS))
@@ -142,7 +142,7 @@ def gentle_ticks(space: Space, gaps: Array, period_s: float) -> float:
     share = np.ones(space.tangent_count)
     for _, tangent in space.rotations:
         share[tangent : tangent + 3] = 3.0**-0.5  # of the limit of the whole turn, see limiter.follow
-    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    smooth = space.smooth
     gap = np.where(smooth, np.abs(gaps).max(axis=0), 0.0) / share
     # The peaks of 10 u^3 - 15 u^4 + 6 u^5: 15/8 of the mean velocity, and 10/sqrt(3) gap / T^2.
     needed_s = np.maximum(1.875 * gap / space.velocity, np.sqrt(10.0 / 3.0**0.5 * gap / space.acceleration))
@@ -151,7 +151,7 @@ def gentle_ticks(space: Space, gaps: Array, period_s: float) -> float:
 
 def _replaced(space: Space, path: Path, smooth_part: Path) -> Path:
     """``path`` with the ``cubic`` columns of ``smooth_part``."""
-    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    smooth = space.smooth
     way = np.where(smooth, space.minus(smooth_part.values, path.values), 0.0)
     return Path(space.plus(path.values, way), np.where(smooth, smooth_part.velocities, path.velocities))
 
@@ -174,7 +174,7 @@ def ensemble(space: Space, chunks: list[tuple[NDArray[np.int64], Array]], at_ns:
         ways[index] = space.minus(theirs, values)
         rates[index] = their_velocities
     weights /= np.maximum(weights.sum(axis=0), 1e-12)
-    smooth = np.array([kind == "cubic" for kind in space.interpolation])
+    smooth = space.smooth
     way = np.where(smooth, np.einsum("it,itv->tv", weights, ways), 0.0)
     covered_any = weights.sum(axis=0)[:, None] > 0
     mean = np.where(smooth & covered_any, np.einsum("it,itv->tv", weights, rates), velocities)

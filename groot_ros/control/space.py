@@ -61,6 +61,22 @@ class Space:
         tangents = [i for i in range(self.tangent_count) if i not in turned_tangents]
         return np.array(values, dtype=np.intp), np.array(tangents, dtype=np.intp)
 
+    @cached_property
+    def tangent_of(self) -> dict[int, int]:
+        """Value column -> tangent column of all that is no orientation."""
+        values, tangents = self.lines
+        return dict(zip(values.tolist(), tangents.tolist(), strict=True))
+
+    @cached_property
+    def smooth(self) -> NDArray[np.bool_]:
+        """Tangent columns [V] whose motion is a curve; jumps of the others are meant."""
+        return np.array([kind == "cubic" for kind in self.interpolation], dtype=np.bool_)
+
+    @cached_property
+    def steps(self) -> NDArray[np.bool_]:
+        """Tangent columns [V] that switch."""
+        return np.array([kind == "step" for kind in self.interpolation], dtype=np.bool_)
+
     def minus(self, a: Array, b: Array) -> Array:
         """The way from ``b`` to ``a``, [..., C] each -> [..., V]; orientations by the shorter turn."""
         if not self.rotations:

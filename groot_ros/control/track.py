@@ -61,7 +61,7 @@ class Track:
         values, _ = resample(self.space, ticks * self.period_ns, rows, times_ns, knots)
         before = np.clip(times_ns // self.period_ns - first, 0, len(rows) - 1)
         columns, tangents = self.space.lines
-        steps = columns[[self.space.interpolation[tangent] == "step" for tangent in tangents]]
+        steps = columns[self.space.steps[tangents]]
         values[:, steps] = rows[before][:, steps]
         return values
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.embodiment.ranges import position_limits
 from groot_ros.embodiment.schema import Embodiment, StateKey
-from groot_ros.embodiment.units import ros_range, to_model
 from groot_ros.embodiment.vocabulary import orientation_leaf
 from groot_ros.observation.types import Observation, Reason, Refusal
 
@@ -63,7 +63,5 @@ class TrainingRange:
 
 def _widths(embodiment: Embodiment, spec: StateKey) -> Array:
     """Width of each joint's limits in model units; 0 where there are none."""
-    if spec.joints is None or spec.field != "position" or not set(spec.joints) <= set(embodiment.limits):
-        return np.zeros(len(spec.names))
-    ends = to_model(embodiment, spec, np.stack(ros_range(embodiment, spec)))
-    return np.abs(ends[1] - ends[0])
+    limits = position_limits(embodiment, spec)
+    return limits[1] - limits[0] if limits is not None else np.zeros(len(spec.names))

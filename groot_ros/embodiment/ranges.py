@@ -32,7 +32,7 @@ def check_training_ranges(
     """
     lines = []
     for key, entry in embodiment.state.items():
-        limits = _limits(embodiment, entry)
+        limits = position_limits(embodiment, entry)
         if limits is None:
             continue
         low, high = trained(key)
@@ -51,7 +51,7 @@ def check_training_ranges(
         raise EmbodimentError(lines)
 
 
-def _limits(embodiment: Embodiment, entry: StateKey) -> tuple[Array, Array] | None:
+def position_limits(embodiment: Embodiment, entry: StateKey) -> tuple[Array, Array] | None:
     """Limits [D] of a key's joints in model units, the lower first; None where it holds no positions with limits."""
     if entry.joints is None or entry.field != "position" or not set(entry.joints) <= set(embodiment.limits):
         return None

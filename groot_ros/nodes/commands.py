@@ -65,8 +65,6 @@ class CommandPublishers:
         self._node = node
         self._trajectories: list[_Trajectory] = []
         self._streams: list[_Stream] = []
-        values, tangents = layout.space.lines
-        tangent_of = dict(zip(values.tolist(), tangents.tolist(), strict=True))
         for name, output in layout.embodiment.outputs.items():
             publisher = node.create_publisher(message_class(output.type), output.topic, RELIABLE_QOS)
             columns = output_columns(layout, name)
@@ -77,7 +75,7 @@ class CommandPublishers:
                         publisher,
                         list(columns),
                         np.array(of_joints, dtype=np.intp),
-                        np.array([tangent_of[column] for column in of_joints], dtype=np.intp),
+                        np.array([layout.space.tangent_of[column] for column in of_joints], dtype=np.intp),
                         output.frame_id,
                     )
                 )

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from numpy.typing import NDArray
 
 from groot_ros.control.continuity import ContinuitySummary
-from groot_ros.control.handover import Handover, smooth_columns
+from groot_ros.control.handover import Handover
 from groot_ros.control.layout import Layout
 from groot_ros.control.loop import LoopTiming
 from groot_ros.control.plans import Accepted
@@ -73,7 +73,7 @@ def _jump(seam: Handover | None, layout: Layout) -> float:
     """As ``Continuity`` counts it: of what moves on a curve, where the old chunk still had a target."""
     if seam is None or not seam.overlap:
         return math.nan
-    return float(np.abs(seam.gap[smooth_columns(layout.space)]).max(initial=0.0))
+    return float(np.abs(seam.gap[layout.space.smooth]).max(initial=0.0))
 
 
 def status_message(

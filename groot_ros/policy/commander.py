@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groot_ros.control.continuity import Continuity
 from groot_ros.control.layout import Layout
@@ -220,11 +221,10 @@ class Commander:
         self._changed.notify_all()
 
 
-def _streamed(layout: Layout) -> np.ndarray:
+def _streamed(layout: Layout) -> NDArray[np.bool_]:
     """bool [V]: tangent columns that are sent tick by tick, not as trajectories."""
     result = np.ones(layout.space.tangent_count, dtype=np.bool_)
-    tangent_of = dict(zip(*(column.tolist() for column in layout.space.lines), strict=True))
     for columns in layout.keys.values():
         if layout.embodiment.outputs[columns.output].type == JOINT_TRAJECTORY:
-            result[[tangent_of[column] for column, _ in columns.lines]] = False
+            result[[layout.space.tangent_of[column] for column, _ in columns.lines]] = False
     return result

@@ -7,7 +7,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-CLOCK_STOPPED_S = 1.0  # steady time without any ROS time: the clock has stopped
+from groot_ros.control.loop import CLOCK_STOPPED_S
+
 POLL_S = 0.02  # steady-clock wait between looks at ROS time, which may be simulated, slow or stopped
 
 

@@ -7,7 +7,7 @@ import pytest
 from control_rig import PERIOD_NS, STEP_TICKS, TICK0, Bench, arm, mixed
 
 from groot_ros.control import rotation
-from groot_ros.control.handover import Handover, handover, smooth_columns
+from groot_ros.control.handover import Handover, handover
 
 AT_ONCE = {"control": {"rate_hz": 50.0, "blend_in_s": 0.0}}
 
@@ -82,5 +82,5 @@ def test_the_gap_of_an_orientation_is_an_angle() -> None:
 
 def test_what_steps_is_no_curve() -> None:
     space = Bench(mixed()).space
-    curves = dict(zip(space.names, smooth_columns(space).tolist(), strict=True))
+    curves = dict(zip(space.names, space.smooth.tolist(), strict=True))
     assert not curves["g"] and not curves["mode.data.0"] and curves["a"] and curves["tool.rotation.y"]
