@@ -86,8 +86,8 @@ def not_a_number(rig: Rig) -> None:
     rig.robot.edit = edit
 
 
-# What each cause is here, and in which node: on the system's clock, on a simulated one, with a stricter gate, or with an
-# inference that times out early ("hasty"), which elsewhere a loaded machine must not bring about.
+# What each cause is here, and in which node: on the system's clock, on a simulated one, with a stricter gate, or with
+# an inference that times out early ("hasty"), which elsewhere a loaded machine must not bring about.
 CAUSES: dict[str, tuple[str, Callable[[Rig], None]]] = {
     "`~/stop`": ("system", call("stop")),
     "`~/reset`": ("system", call("reset")),
