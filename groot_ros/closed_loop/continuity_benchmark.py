@@ -175,7 +175,7 @@ def cell_of(
     layout = robots[0].layout
     smooth = layout.space.smooth
     seams = [seam for recording in recordings for seam in recording.seams]
-    jumps = np.array([np.abs(seam.gap[smooth]).max() for seam in seams if seam.overlap])
+    jumps = np.array([seam.jump(layout.space) for seam in seams if seam.overlap])
     peaks, near, inside = (
         np.concatenate(parts)
         for parts in zip(*(accelerations(recording, layout, 1.0 / setting.rate_hz) for recording in recordings))

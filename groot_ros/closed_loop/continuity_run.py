@@ -264,8 +264,7 @@ def accelerations(recording: Recording, layout: Layout, period_s: float) -> tupl
         that of every other tick.
     """
     space = layout.space
-    smooth = space.smooth
-    scale = 1.0 / (np.where(smooth & np.isfinite(space.acceleration), space.acceleration, np.inf) * period_s)
+    scale = 1.0 / (space.smooth_acceleration * period_s)
     if len(recording.velocities) < 2:
         return np.empty(0), np.empty(0), np.empty(0)
     values = (np.abs(np.diff(np.array(recording.velocities), axis=0)) * scale).max(axis=1)

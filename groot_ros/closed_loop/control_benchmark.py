@@ -14,9 +14,9 @@ from rich.table import Table
 from groot_ros.closed_loop.demo import watched
 from groot_ros.closed_loop.session import Session, run_session
 from groot_ros.closed_loop.summary import machine_name
+from groot_ros.control.loop import JITTER_LIMIT_S
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 
-JITTER_LIMIT_S = 5e-3
 STEADY_RATE_HZ = 50.0  # the rate for which the limit is promised; others are reported
 SETTLE_S = 3.0  # after the start, before counting begins
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.control.merging import minimum_jerk
+
 Array = NDArray[np.float64]
 
 DIMS = 6
@@ -137,7 +139,7 @@ class TwoWays:
     def _straight(self, time_s: Array, motion: NDArray[np.int64]) -> tuple[Array, Array, Array]:
         """Point on the straight line [..., 6], direction across it [..., 6], share of the way [...] (minimum jerk)."""
         phase = np.asarray(time_s) / self.move_s - motion
-        share = phase**3 * (10 - 15 * phase + 6 * phase**2)
+        share = minimum_jerk(phase)[0]
         count = len(self.targets)
         here, there = self.targets[motion % count], self.targets[(motion + 1) % count]
         return here + share[..., None] * (there - here), self.normals[motion % count], share

@@ -65,9 +65,8 @@ class Continuity:
     """
 
     def __init__(self, space: Space, period_s: float, window: int = WINDOW) -> None:
-        self._smooth = space.smooth
-        limits = np.where(self._smooth & np.isfinite(space.acceleration), space.acceleration, np.inf)
-        self._scale = 1.0 / (limits * period_s)
+        self._space = space
+        self._scale = 1.0 / (space.smooth_acceleration * period_s)
         self._ticks = self._stalled = self._handovers = 0
         self._previous: Step | None = None
         self._accelerations: deque[tuple[int, float, bool]] = deque(maxlen=window)
@@ -97,7 +96,7 @@ class Continuity:
         self._handovers += 1
         self._seams.append(seam.tick)
         if seam.overlap:
-            self._jumps.append(float(np.abs(seam.gap[self._smooth]).max(initial=0.0)))
+            self._jumps.append(seam.jump(self._space))
             self._cosines.append(seam.cosine)
 
     def delayed(self, ticks: int) -> None:

@@ -65,8 +65,8 @@ class Gate:
             return
         space, share = self._layout.space, self._rules.start_jump_share
         way = space.minus(target, start)
-        # The range of an orientation is half a turn; speeds start from 0 and have the acceleration limit.
-        width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
+        width = space.width
+        # Speeds start from 0 and have the acceleration limit.
         exempt = space.rests_at_zero | space.steps
         far = np.flatnonzero((np.abs(way) > share * width) & ~exempt)
         if len(far):

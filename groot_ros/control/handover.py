@@ -36,6 +36,10 @@ class Handover:
     lead_in: Array
     cosine: float
 
+    def jump(self, space: Space) -> float:
+        """The largest gap of what moves on a curve (rad or m, or per s); jumps of the rest are meant."""
+        return float(np.abs(self.gap[space.smooth]).max(initial=0.0))
+
 
 def handover(
     space: Space, old: Track, due_ns: NDArray[np.int64], values: Array, tick: int, frozen: int, patient: bool

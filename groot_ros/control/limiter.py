@@ -178,14 +178,11 @@ class _Law:
         self.space, self.period_s = space, period_s
         self.values, self.tangents = space.lines
         self.lower, self.upper = space.lower, space.upper
-        share = np.ones(space.tangent_count)
-        for _, tangent in space.rotations:
-            share[tangent : tangent + 3] = 3.0**-0.5
         self.free = np.isinf(space.velocity)
-        self.speed = np.where(self.free, 1.0, space.velocity * share)
+        self.speed = np.where(self.free, 1.0, space.velocity * space.axis_share)
         at_once = 4.0 * self.speed / period_s
         self.acceleration = np.where(
-            self.free, at_once, np.where(np.isinf(space.acceleration), at_once, space.acceleration * share)
+            self.free, at_once, np.where(np.isinf(space.acceleration), at_once, space.acceleration * space.axis_share)
         )
         self.delta = self.acceleration * period_s
         # no check ever fails in a free column

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 60.0
+JITTER_LIMIT_S = 5e-3  # that the 99th percentile of a punctual loop stays below
 CLOCK_STOPPED_S = 1.0  # of steady time without any ROS time: the clock has stopped
 SHORTEST_SLEEP_S = 2e-4  # a simulated clock may stand right before a tick for long
 REALTIME_PRIORITY = 10  # above ordinary threads, below the kernel's and a ros2_control loop's 50

@@ -139,11 +139,7 @@ def _easing_ticks(gap: Array, lead: Array, reference: Array, period_s: float, le
 
 def gentle_ticks(space: Space, gaps: Array, period_s: float) -> float:
     """How long a minimum-jerk fade over ``gaps`` [T, V] must be (ticks) to stay within velocity and acceleration."""
-    share = np.ones(space.tangent_count)
-    for _, tangent in space.rotations:
-        share[tangent : tangent + 3] = 3.0**-0.5  # of the limit of the whole turn, see limiter.follow
-    smooth = space.smooth
-    gap = np.where(smooth, np.abs(gaps).max(axis=0), 0.0) / share
+    gap = np.where(space.smooth, np.abs(gaps).max(axis=0), 0.0) / space.axis_share
     # The peaks of 10 u^3 - 15 u^4 + 6 u^5: 15/8 of the mean velocity, and 10/sqrt(3) gap / T^2.
     needed_s = np.maximum(1.875 * gap / space.velocity, np.sqrt(10.0 / 3.0**0.5 * gap / space.acceleration))
     return float(needed_s.max(initial=0.0)) / period_s

@@ -77,6 +77,27 @@ class Space:
         """Tangent columns [V] that switch."""
         return np.array([kind == "step" for kind in self.interpolation], dtype=np.bool_)
 
+    @cached_property
+    def width(self) -> Array:
+        """Range of each tangent column [V]: upper - lower; half a turn for an orientation, or without bounds."""
+        width = self.upper - self.lower
+        return np.where(np.isfinite(width), width, np.pi)
+
+    @cached_property
+    def axis_share(self) -> Array:
+        """Share [V] of its limits that a tangent column may use by itself: 1/sqrt(3) for an axis of an orientation,
+        whose limits hold for the whole turn; else 1.
+        """
+        share = np.ones(self.tangent_count)
+        for _, tangent in self.rotations:
+            share[tangent : tangent + 3] = 3.0**-0.5
+        return share
+
+    @cached_property
+    def smooth_acceleration(self) -> Array:
+        """Acceleration limits [V] of what moves on a curve, to hold a motion against; inf: nothing to hold against."""
+        return np.where(self.smooth, self.acceleration, np.inf)
+
     def minus(self, a: Array, b: Array) -> Array:
         """The way from ``b`` to ``a``, [..., C] each -> [..., V]; orientations by the shorter turn."""
         if not self.rotations:

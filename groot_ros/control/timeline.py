@@ -171,7 +171,7 @@ class ChunkTimeline:
         nothing is left.
         """
         track, last = self._track, self._last
-        if self.mode not in ("guided", "native") or track is None or last is None or self._restarted:
+        if not self._led or track is None or last is None or self._restarted:
             return None
         if last.chunk.instruction != instruction:
             return None
@@ -229,10 +229,9 @@ class ChunkTimeline:
             self._gate.check_start(start.values, values[first])
         took_over = None
         if not fresh:
-            patient = self.mode in ("guided", "native")
-            took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen, patient)
+            took_over = handover(self._layout.space, base, due_ns, values, tick, chunk.frozen, self._led)
             path = self._take_over(path, old, (due_ns, values), took_over, tick, begun)
-        if fresh or self.mode not in ("guided", "native"):
+        if fresh or not self._led:
             path = self._grown(path, old, tick, begun)
         rows, speeds, clamped = self._shaped(start, Path(path.values[1:], path.velocities[1:]))
         return Accepted(
@@ -264,6 +263,11 @@ class ChunkTimeline:
     # --- parts of plan -----------------------------------------------------------------------------------------------
 
     @property
+    def _led(self) -> bool:
+        """Whether a chunk is made to continue the one before while it forms."""
+        return self.mode in ("guided", "native")
+
+    @property
     def _history(self) -> int:
         return math.ceil(HISTORY_S * 1e9 / self.pace.period_ns)
 
@@ -293,8 +297,7 @@ class ChunkTimeline:
             commanded = track.motion(tick)
             if tick < track.last_tick or measured_ns < self.pace.time_ns(track.last_tick):
                 return commanded, False
-            width = np.where(np.isfinite(space.upper - space.lower), space.upper - space.lower, np.pi)
-            away = np.abs(space.minus(commanded.values, seen)) > _RESTED * width
+            away = np.abs(space.minus(commanded.values, seen)) > _RESTED * space.width
             catching_up = measured_ns < self.pace.time_ns(track.last_tick) + _SETTLING_NS
             if not (away & known).any() and (not self._restarted or catching_up):
                 return commanded, False
@@ -340,7 +343,7 @@ class ChunkTimeline:
         if self.mode == "blend":
             begin = took_over.begin_ns / pace.period_ns - tick
             return faded(space, old, path, begin, BLEND_STEPS * pace.dt_ns / pace.period_ns, pace.period_ns * 1e-9)
-        if self.mode not in ("guided", "native"):
+        if not self._led:
             return path
         return taken_over(space, path, old, new, took_over, tick, pace.period_ns, self._growing(tick, begun))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -66,15 +66,15 @@ class PolicyNode(LifecycleNode):
         self._desk = InstructionDesk(self._judge)
         self.create_subscription(String, "~/instruction", self._on_instruction, convert.RELIABLE_QOS)
         self.create_subscription(Bool, "~/estop", self._on_estop, convert.RELIABLE_QOS)
-        for name, trigger in (
-            ("start", self._start),
-            ("stop", self._stop),
-            ("reset", self._reset),
-            ("reset_stop", self._reset_stop),
+        for kind, name, action in (
+            (Trigger, "start", lambda _: self._start()),
+            (Trigger, "stop", lambda _: self._stop()),
+            (Trigger, "reset", lambda _: self._reset()),
+            (Trigger, "reset_stop", lambda _: self._reset_stop()),
+            (SetBool, "pause", lambda request: self._pause(request.data)),
+            (SetBool, "dry_run", lambda request: self._set_dry_run(request.data)),
         ):
-            self.create_service(Trigger, f"~/{name}", self._trigger(trigger))
-        for name, switch in (("pause", self._pause), ("dry_run", self._set_dry_run)):
-            self.create_service(SetBool, f"~/{name}", self._switch(switch))
+            self.create_service(kind, f"~/{name}", self._service(action))
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump = self.get_clock().create_jump_callback(threshold, post_callback=self._on_time_jump)
         # Reports go on when a simulated clock does not.
@@ -324,20 +324,11 @@ class PolicyNode(LifecycleNode):
             self._robot.assembler.reset()
             self._robot.worker.restart()
 
-    def _trigger(self, action: Callable[[], Answer]) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
-        def serve(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            answer = action()
-            response.success, response.message = answer.done, answer.message
-            self._publish_status()
-            return response
+    def _service(self, action: Callable[[Any], Answer]) -> Callable[[Any, Any], Any]:
+        """A callback for std_srvs: ``action`` gets the request; what it came to is on ``~/status`` at once."""
 
-        return serve
-
-    def _switch(
-        self, action: Callable[[bool], Answer]
-    ) -> Callable[[SetBool.Request, SetBool.Response], SetBool.Response]:
-        def serve(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-            answer = action(request.data)
+        def serve(request: Any, response: Any) -> Any:
+            answer = action(request)
             response.success, response.message = answer.done, answer.message
             self._publish_status()
             return response

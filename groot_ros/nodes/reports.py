@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from groot_ros.control.continuity import ContinuitySummary
 from groot_ros.control.handover import Handover
 from groot_ros.control.layout import Layout
-from groot_ros.control.loop import LoopTiming
+from groot_ros.control.loop import JITTER_LIMIT_S, LoopTiming
 from groot_ros.control.plans import Accepted
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes.convert import to_time
 from groot_ros.policy.supervisor import Snapshot, State
 
 SATURATED = 0.99  # of the acceleration limit
-JITTER_LIMIT_S = 5e-3  # 99th percentile of the control loop above which /diagnostics warns
 
 
 def chunk_message(
@@ -70,10 +69,8 @@ def chunk_message(
 
 
 def _jump(seam: Handover | None, layout: Layout) -> float:
-    """As ``Continuity`` counts it: of what moves on a curve, where the old chunk still had a target."""
-    if seam is None or not seam.overlap:
-        return math.nan
-    return float(np.abs(seam.gap[layout.space.smooth]).max(initial=0.0))
+    """As ``Continuity`` counts it: where the old chunk still had a target."""
+    return seam.jump(layout.space) if seam is not None and seam.overlap else math.nan
 
 
 def status_message(
