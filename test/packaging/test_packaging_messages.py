@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
-from groot_ros.msg import ActionChunk, PolicyStatus
+from groot_ros.msg import ActionChunk, PolicyStatus, RecorderStatus
 
 MSG = Path(__file__).resolve().parents[2] / "msg"
 CONSTANT = re.compile(r"^\s*(?P<type>\S+)\s+(?P<name>[A-Z0-9_]+)\s*=\s*(?P<value>\d+)\s*#\s*(?P<comment>.+)$")
@@ -22,7 +22,7 @@ def fields(message: str) -> dict[str, tuple[str, str]]:
     return {m["name"]: (m["type"], m["comment"] or "") for m in found if m}
 
 
-@pytest.mark.parametrize("kind", [ActionChunk, PolicyStatus])
+@pytest.mark.parametrize("kind", [ActionChunk, PolicyStatus, RecorderStatus])
 def test_built_fields_are_those_of_the_source(kind: type) -> None:
     """Fails when the messages of the environment are older than msg/: run `make env`."""
     built = kind.get_fields_and_field_types()
@@ -33,22 +33,29 @@ def test_built_fields_are_those_of_the_source(kind: type) -> None:
     }
 
 
-@pytest.mark.parametrize("message", ["ActionChunk", "PolicyStatus"])
+@pytest.mark.parametrize("message", ["ActionChunk", "PolicyStatus", "RecorderStatus"])
 def test_every_field_is_explained(message: str) -> None:
     assert all(comment for _, comment in fields(message).values())
     # A number says its unit or that it has none.
     unitless = {"seed", "sequence", "state", "model_actions", "gated_actions"}
     for name, (kind, comment) in fields(message).items():
         if re.match(r"u?int|float", kind) and name not in unitless:
-            assert re.search(r"\[(s|Hz|1|rad or m)\]", comment), f"{message}.{name}: {comment}"
+            assert re.search(r"\[(s|Hz|1|GB|rad or m)\]", comment), f"{message}.{name}: {comment}"
 
 
-def test_states_are_distinct_and_built() -> None:
-    text = (MSG / "PolicyStatus.msg").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("kind", "states"),
+    [
+        (PolicyStatus, {"UNCONFIGURED", "INACTIVE", "READY", "RUNNING", "REFUSING", "PAUSED", "STOPPED", "ERROR"}),
+        (RecorderStatus, {"UNCONFIGURED", "INACTIVE", "IDLE", "WAITING", "RECORDING", "PAUSED", "ERROR"}),
+    ],
+)
+def test_states_are_distinct_and_built(kind: type, states: set[str]) -> None:
+    text = (MSG / f"{kind.__name__}.msg").read_text(encoding="utf-8")
     stated = {m["name"]: int(m["value"]) for m in map(CONSTANT.match, text.splitlines()) if m}
-    assert set(stated) >= {"UNCONFIGURED", "INACTIVE", "READY", "RUNNING", "REFUSING", "PAUSED", "STOPPED", "ERROR"}
+    assert set(stated) >= states
     assert len(set(stated.values())) == len(stated)
-    assert {name: getattr(PolicyStatus, name) for name in stated} == stated
+    assert {name: getattr(kind, name) for name in stated} == stated
 
 
 def test_chunk_survives_the_wire() -> None:
@@ -66,3 +73,11 @@ def test_status_survives_the_wire() -> None:
     status.refusal_reasons, status.refusal_counts = ["stream_stale"], [7]
     status.stream_names, status.stream_age_s, status.stream_rate_hz = ["front"], [0.5], [0.0]
     assert deserialize_message(serialize_message(status), PolicyStatus) == status
+
+
+def test_recorder_status_survives_the_wire() -> None:
+    status = RecorderStatus(state=RecorderStatus.RECORDING, task="pick up the red cube", rows=2**40, segments=2)
+    status.stream_names, status.stream_age_s, status.stream_rate_hz = ["front"], [0.02], [30.0]
+    status.stream_expected_hz, status.stream_gaps, status.frozen_cameras = [30.0], [3], ["front"]
+    status.encoder_names, status.encoder_waiting, status.encoder_peak = ["front"], [1], [7]
+    assert deserialize_message(serialize_message(status), RecorderStatus) == status
