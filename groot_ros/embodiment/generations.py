@@ -12,7 +12,7 @@ SECTION = "generations"
 # Sections that a generation may replace as a whole.
 REPLACEABLE = (
     *("embodiment_tag", "step_hz", "cameras", "state_streams", "sync", "video", "state", "action", "language"),
-    *("delta_indices", "limits", "urdf", "outputs", "control", "gate"),
+    *("delta_indices", "limits", "urdf", "outputs", "control", "gate", "recording"),
 )
 # What feeds the model: section of the keys, its attribute that names a source, section of the sources.
 _SOURCES = (("video", "camera", "cameras"), ("state", "stream", "state_streams"))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from groot_ros.embodiment import key_rules, motion_rules, output_rules, vocabulary
+from groot_ros.embodiment import key_rules, motion_rules, output_rules, recording_rules, vocabulary
 from groot_ros.embodiment.problems import Problem, closest, one_of, unknown
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("state", "limits"), key_rules.span_limits),
     (("limits",), _bounds),
     (("outputs", "action"), output_rules.outputs),
+    (("recording", "action", "state"), recording_rules.sources),
     (("delta_indices",), _deltas),
     (("control", "step_hz"), motion_rules.control_rate),
     (("control", "generation"), motion_rules.chunking),

@@ -16,13 +16,12 @@ from pydantic import Field, PrivateAttr, model_validator
 from groot_ros.embodiment import rules
 from groot_ros.embodiment.control_schema import Control, GateRules, Interpolation, Rest
 from groot_ros.embodiment.problems import RuleError
-from groot_ros.embodiment.strict import FiniteFloat, PositiveFloat, PositiveInt, Strict
+from groot_ros.embodiment.recording_schema import CommandType, Recording
+from groot_ros.embodiment.strict import FiniteFloat, Name, Names, PositiveFloat, PositiveInt, Strict, Topic
 
 if TYPE_CHECKING:
     from groot_ros.embodiment.yaml_lines import YamlFile
 
-Name = Annotated[str, Field(min_length=1)]
-Topic = Annotated[str, Field(pattern=r"^(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
 Unit = Literal[
     "rad",
     "deg",
@@ -42,7 +41,6 @@ Generation = Literal["n1d5", "n1d6", "n1d7"]
 Normalization = Literal["min_max", "mean_std", "sin_cos", "q99", "binary", "scale", "none"]
 EulerReading = Literal["xyz_as_XYZ"]
 Rotation = Literal["rotation_6d", "quaternion", "euler_angles_rpy", "axis_angle"]
-Names = Annotated[list[Name], Field(min_length=1)]
 Numbers = Annotated[list[FiniteFloat], Field(min_length=1)]
 PositiveNumbers = Annotated[list[PositiveFloat], Field(min_length=1)]
 Qos = Annotated[
@@ -307,14 +305,7 @@ class Output(Strict):
     """One command topic and the action keys whose joints or numbers it carries, in this order."""
 
     topic: Topic = Field(description="Topic name.")
-    type: Literal[
-        "trajectory_msgs/msg/JointTrajectory",
-        "sensor_msgs/msg/JointState",
-        "std_msgs/msg/Float64MultiArray",
-        "geometry_msgs/msg/Twist",
-        "geometry_msgs/msg/TwistStamped",
-        "geometry_msgs/msg/PoseStamped",
-    ] = Field(description="Message type of the topic.")
+    type: CommandType = Field(description="Message type of the topic.")
     keys: Annotated[list[Name], Field(min_length=1)] = Field(description="Action keys of this file.")
     frame_id: str = Field(default="", description="frame_id of the command's header.")
 
@@ -352,6 +343,7 @@ class Embodiment(Strict):
     sync: Sync = Field(default_factory=Sync, description="Agreement of the streams' stamps.")
     control: Control = Field(default_factory=Control, description="Pace of the commands, and how chunks follow.")
     gate: GateRules = Field(default_factory=GateRules, description="What happens outside the limits.")
+    recording: Recording = Field(default_factory=Recording, description="Where recorded actions come from.")
     generation: Generation | None = Field(
         default=None,
         description="Model generation that this is for; None: a file without generations holds for all. Set by "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +20,11 @@ from groot_ros.embodiment.schema import Camera, Embodiment, StateKey, StateStrea
 from groot_ros.observation.buffer import StreamBuffer
 from groot_ros.observation.images import Frame, decode, read_frame
 from groot_ros.observation.messages import StateReader, stamp_ns
-from groot_ros.observation.types import Observation, Reason, Refusal, Rejected
+from groot_ros.observation.types import Observation, Reason, Refusal, Rejected, Samples
 
 State = dict[str, NDArray[np.float32]]
 
-# How long after its time a tick may be assembled: samples that old are kept beyond what the tick itself needs.
+# How long after its time a tick may be assembled, unless said otherwise.
 LATE_TICK_S = 0.1
 _RATE_SAMPLES = 64  # over how many samples a stream's rate is measured
 _PREFIX = 4096  # bytes that nearly always tell two images apart
@@ -49,6 +49,7 @@ class StreamCounts:
 
 
 Sample = TypeVar("Sample")
+Made = TypeVar("Made")
 
 
 class _Stream(Generic[Sample]):
@@ -60,6 +61,7 @@ class _Stream(Generic[Sample]):
         spec: Camera | StateStream,
         deltas_ns: tuple[int, ...],
         max_future_ns: int,
+        late_tick_ns: int,
         read: Callable[[Any, int, Sample | None], Sample],
     ) -> None:
         self.name = name
@@ -70,7 +72,7 @@ class _Stream(Generic[Sample]):
         self.bad: Refusal | None = None
         self.received = 0
         self.rejected = 0
-        window_ns = max(-min(deltas_ns), 0) + self.max_age_ns + max_future_ns + round(LATE_TICK_S * 1e9)
+        window_ns = max(-min(deltas_ns), 0) + self.max_age_ns + max_future_ns + late_tick_ns
         self.buffer: StreamBuffer[Sample] = StreamBuffer(window_ns, spec.rate_hz)
         self.recent: deque[int] = deque(maxlen=_RATE_SAMPLES)
         self._max_future_ns = max_future_ns
@@ -141,21 +143,28 @@ class _Stream(Generic[Sample]):
 class Assembler:
     """All streams of one robot, and the observation for a tick.
 
-    ``add`` may be called from one thread per stream, ``assemble`` from one other thread, the rest from any.
+    ``add`` may be called from one thread per stream, ``assemble`` and ``sample`` from one other thread, the rest from
+    any.
+
+    Args:
+        embodiment: the robot.
+        late_tick_s: how long after its time a tick may be assembled; samples that old are kept beyond what the tick
+            itself needs.
     """
 
-    def __init__(self, embodiment: Embodiment) -> None:
+    def __init__(self, embodiment: Embodiment, late_tick_s: float = LATE_TICK_S) -> None:
         self._embodiment = embodiment
+        late_tick_ns = round(late_tick_s * 1e9)
         max_future_ns = round(embodiment.sync.max_future_s * 1e9)
         deltas = embodiment.delta_indices
         video_ns = tuple(round(d * 1e9 / embodiment.step_hz) for d in deltas.video)
         state_ns = tuple(round(d * 1e9 / embodiment.step_hz) for d in deltas.state)
         self._cameras = {
-            name: _Stream(name, camera, video_ns, max_future_ns, _image_reader(name, camera))
+            name: _Stream(name, camera, video_ns, max_future_ns, late_tick_ns, _image_reader(name, camera))
             for name, camera in embodiment.cameras.items()
         }
         self._states = {
-            name: _Stream(name, stream, state_ns, max_future_ns, _state_reader(embodiment, name))
+            name: _Stream(name, stream, state_ns, max_future_ns, late_tick_ns, _state_reader(embodiment, name))
             for name, stream in embodiment.state_streams.items()
         }
         self._streams: dict[str, _Stream[Any]] = {**self._cameras, **self._states}
@@ -179,13 +188,11 @@ class Assembler:
 
     def assemble(self, now_ns: int, instruction: str) -> Observation | Refusal:
         """The observation for ROS time ``now_ns``: per stream and delta index the newest sample not after it."""
-        try:
-            observation = self._assemble(now_ns, instruction)
-        except Rejected as error:
-            self._refused[error.refusal.reason] += 1
-            return error.refusal
-        self._assembled += 1
-        return observation
+        return self._counted(lambda: self._assemble(now_ns, instruction))
+
+    def sample(self, now_ns: int) -> Samples | Refusal:
+        """The same for a recorder: the newest samples not after ``now_ns``, the pictures not decoded."""
+        return self._counted(lambda: self._sample(now_ns))
 
     def reset(self) -> None:
         """Forget all samples, because the clock jumped or the robot was moved; counters stay."""
@@ -228,21 +235,26 @@ class Assembler:
             for name, stream in self._streams.items()
         }
 
+    def _counted(self, make: Callable[[], Made]) -> Made | Refusal:
+        try:
+            made = make()
+        except Rejected as error:
+            self._refused[error.refusal.reason] += 1
+            return error.refusal
+        self._assembled += 1
+        return made
+
     def _assemble(self, now_ns: int, instruction: str) -> Observation:
         if not instruction.strip():
             text = "instruction: expected a task in words, found nothing, publish one on ~/instruction"
             raise Rejected(Reason.EMPTY_INSTRUCTION, "instruction", text)
-        images = {name: stream.select(now_ns) for name, stream in self._cameras.items()}
-        states = {name: stream.select(now_ns) for name, stream in self._states.items()}
-        for name, samples in images.items():
-            self._check_frozen(name, *samples[-1])
+        images, states = self._select(now_ns)
         stamps = {
             name: tuple(stamp for stamp, _ in samples)
             for selected in (images, states)
             for name, samples in selected.items()
         }
         newest = {name: values[-1] for name, values in stamps.items()}
-        self._check_spread(newest)
         return Observation(
             stamp_ns=max(newest.values()),
             video=self._video(images),
@@ -251,6 +263,23 @@ class Assembler:
             sample_stamps_ns=stamps,
             ages_s={name: (now_ns - stamp) * 1e-9 for name, stamp in newest.items()},
         )
+
+    def _sample(self, now_ns: int) -> Samples:
+        images, states = self._select(now_ns)
+        return Samples(
+            frames={name: samples[-1][1].frame for name, samples in images.items()},
+            states={key: self._state(key, entry, states)[-1] for key, entry in self._embodiment.state.items()},
+            stamps_ns=_newest(images, states),
+        )
+
+    def _select(self, now_ns: int) -> tuple[dict[str, list[tuple[int, _Image]]], dict[str, list[tuple[int, State]]]]:
+        """Stamp and sample per delta index of every camera and state stream. Raises: Rejected."""
+        images = {name: stream.select(now_ns) for name, stream in self._cameras.items()}
+        states = {name: stream.select(now_ns) for name, stream in self._states.items()}
+        for name, samples in images.items():
+            self._check_frozen(name, *samples[-1])
+        self._check_spread(_newest(images, states))
+        return images, states
 
     def _state(self, key: str, entry: StateKey, states: Mapping[str, list[tuple[int, State]]]) -> NDArray[np.float32]:
         if entry.stream is None:  # the schema allows that for constants only
@@ -300,6 +329,14 @@ class Assembler:
                 "and clock or raise sync.max_spread_s"
             )
             raise Rejected(Reason.SPREAD, first, text)
+
+
+def _newest(
+    images: Mapping[str, list[tuple[int, _Image]]], states: Mapping[str, list[tuple[int, State]]]
+) -> dict[str, int]:
+    """Stream -> stamp of the last sample selected."""
+    selected: dict[str, Sequence[tuple[int, object]]] = {**images, **states}
+    return {name: samples[-1][0] for name, samples in selected.items()}
 
 
 def _image_reader(name: str, camera: Camera) -> Callable[[Any, int, _Image | None], _Image]:

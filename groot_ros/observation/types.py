@@ -5,9 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from groot_ros.observation.images import Frame
 
 
 class Reason(enum.Enum):
@@ -31,6 +35,13 @@ class Reason(enum.Enum):
     EMPTY_INSTRUCTION = "empty_instruction"
     CLOCK_STOPPED = "clock_stopped"
     OUT_OF_TRAINING_RANGE = "out_of_training_range"
+    # Of the recorder.
+    SLOW_STREAM = "slow_stream"
+    NO_COMMAND = "no_command"
+    BAD_COMMAND = "bad_command"
+    ENCODER_BEHIND = "encoder_behind"
+    WRITER_FAILED = "writer_failed"
+    CLOCK_JUMPED = "clock_jumped"
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,21 @@ class Rejected(Exception):
     def from_refusal(cls, refusal: Refusal) -> Rejected:
         """Raise an earlier refusal again."""
         return cls(refusal.reason, refusal.source, refusal.message)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a recorder keeps of one tick: pictures as they arrived, and states, without history.
+
+    Attributes:
+        frames: camera name of the YAML -> picture, not decoded.
+        states: state key -> float32 [D] in model units.
+        stamps_ns: stream name -> header stamp of the sample used.
+    """
+
+    frames: Mapping[str, Frame]
+    states: Mapping[str, NDArray[np.float32]]
+    stamps_ns: Mapping[str, int]
 
 
 @dataclass(frozen=True)

@@ -292,5 +292,12 @@ def test_every_reason_is_tested_here() -> None:
         Reason.EMPTY_INSTRUCTION,
         Reason.OUT_OF_TRAINING_RANGE,  # of the assembled state: test_training_range.py
         Reason.CLOCK_STOPPED,  # the worker says it: test_worker.py, test_policy_process.py
+        # The recorder says these: test_session.py, test_commanded.py.
+        Reason.SLOW_STREAM,
+        Reason.NO_COMMAND,
+        Reason.BAD_COMMAND,
+        Reason.ENCODER_BEHIND,
+        Reason.WRITER_FAILED,
+        Reason.CLOCK_JUMPED,
     }
     assert {case[2] for case in MESSAGES.values()} | elsewhere == set(Reason)

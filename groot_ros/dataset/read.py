@@ -1,0 +1,214 @@
+"""Read a LeRobot v2.1 dataset, or v2.0 as NVIDIA's demonstrations are: metadata, columns, places of the videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.dataset import paths
+from groot_ros.dataset.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VERSIONS = ("v2.0", "v2.1")
+
+
+@dataclass(frozen=True)
+class EpisodeEntry:
+    """A line of episodes.jsonl."""
+
+    index: int
+    tasks: tuple[str, ...]
+    length: int
+
+
+class Dataset:
+    """A dataset's folder, opened for reading; files are read when they are asked for.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DatasetError: no dataset, another version, or damaged metadata; names file and line. Later also from the
+            methods, for the file that they read.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+        self.info = read_json(self.root, paths.INFO)
+        version = self.info.get("codebase_version")
+        if version not in VERSIONS:
+            more = ": it has been converted already; work on the v2.1 it was made of" if version == "v3.0" else ""
+            raise DatasetError(
+                f"{self.root / paths.INFO}: codebase_version: expected {' or '.join(VERSIONS)}, found {version!r}{more}"
+            )
+
+    @property
+    def fps(self) -> int:
+        """Rows and frames per second."""
+        return int(self._said("fps"))
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Feature -> dtype, shape, names."""
+        return dict(self._said("features"))
+
+    @property
+    def video_keys(self) -> list[str]:
+        """Names of the video features."""
+        return [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
+
+    @cached_property
+    def episodes(self) -> list[EpisodeEntry]:
+        """All episodes in the order of the file."""
+        return [
+            EpisodeEntry(
+                int(_member(line, "episode_index", where)),
+                tuple(map(str, _member(line, "tasks", where))),
+                int(_member(line, "length", where)),
+            )
+            for where, line in read_lines(self.root, paths.EPISODES)
+        ]
+
+    @cached_property
+    def tasks(self) -> dict[int, str]:
+        """Task index -> text."""
+        return {
+            int(_member(line, "task_index", where)): str(_member(line, "task", where))
+            for where, line in read_lines(self.root, paths.TASKS)
+        }
+
+    @cached_property
+    def episodes_stats(self) -> dict[int, dict[str, Any]]:
+        """Episode -> feature -> statistics."""
+        return {
+            int(_member(line, "episode_index", where)): dict(_member(line, "stats", where))
+            for where, line in read_lines(self.root, paths.EPISODES_STATS)
+        }
+
+    @cached_property
+    def modality(self) -> dict[str, Any]:
+        """modality.json."""
+        return read_json(self.root, paths.MODALITY)
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """stats.json."""
+        return read_json(self.root, paths.STATS)
+
+    def table(self, episode: int, columns: list[str] | None = None) -> pyarrow.Table:
+        """Rows of an episode; all columns, or those named."""
+        import pyarrow
+        from pyarrow import parquet
+
+        path = self.root / self._path("data_path", episode)
+        if not path.is_file():
+            raise DatasetError(f"{path}: expected the rows of episode {episode}, found no such file")
+        try:
+            return parquet.read_table(path, columns=columns, partitioning=None)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"{path}: expected a parquet file with the rows of episode {episode}: {error}"
+            ) from error
+
+    def column(self, episode: int, name: str) -> NDArray[Any]:
+        """One column: [rows], or [rows, D] of a vector."""
+        table = self.table(episode, [name])
+        if name not in table.column_names:
+            raise DatasetError(f"{self.root / self._path('data_path', episode)}: expected a column {name}, found none")
+        return as_array(table.column(name))
+
+    def video(self, episode: int, feature: str) -> Path:
+        """Where the video of an episode is; it may be missing."""
+        return self.root / self._path("video_path", episode, feature)
+
+    def data(self, episode: int) -> Path:
+        """Where the rows of an episode are; they may be missing."""
+        return self.root / self._path("data_path", episode)
+
+    def report(self, episode: int) -> dict[str, Any] | None:
+        """What the recorder noted about an episode; None where another program recorded it."""
+        path = paths.report_path(episode)
+        return read_json(self.root, path) if (self.root / path).exists() else None
+
+    def _path(self, pattern: str, episode: int, feature: str = "") -> str:
+        chunk = episode // int(self._said("chunks_size"))
+        text = str(self._said(pattern))
+        try:
+            return text.format(episode_chunk=chunk, episode_index=episode, video_key=feature)
+        except (KeyError, IndexError, ValueError) as error:
+            raise DatasetError(f"{self.root / paths.INFO}: {pattern}: cannot be filled in: {text!r}") from error
+
+    def _said(self, key: str) -> Any:
+        return _member(self.info, key, str(self.root / paths.INFO))
+
+
+def as_array(column: pyarrow.ChunkedArray) -> NDArray[Any]:
+    """A parquet column: [rows] of a scalar, [rows, D] of lists that are all equally long.
+
+    Raises: DatasetError when they are not, or a value is missing.
+    """
+    import pyarrow
+
+    if column.null_count:
+        raise DatasetError(f"expected a value in every row, found {column.null_count} without")
+    array = column.combine_chunks()
+    if isinstance(array, pyarrow.ChunkedArray):  # what older releases return for a column without rows
+        array = pyarrow.concat_arrays(array.chunks) if array.num_chunks else pyarrow.array([], column.type)
+    if not pyarrow.types.is_nested(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    values = np.asarray(array.flatten().to_numpy(zero_copy_only=False))
+    if len(array) == 0:
+        return values.reshape(0, 0)
+    variable = pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type)
+    if variable and len(set(array.value_lengths().to_pylist())) != 1:
+        raise DatasetError("expected lists of one length, found several")
+    return values.reshape(len(array), -1)
+
+
+def read_json(root: Path, name: Path) -> dict[str, Any]:
+    """An object in a JSON file of the dataset. Raises: DatasetError naming the file."""
+    path = root / name
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: expected a file of a LeRobot v2.1 dataset, found none") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: expected a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_lines(root: Path, name: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``FILE:LINE`` and object of every line of a jsonl file. Raises: DatasetError naming file and line."""
+    path = root / name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: expected a file of a LeRobot v2.1 dataset, found none") from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{where}: expected a JSON object per line, found {line[:60]!r}: {error}") from error
+        if not isinstance(value, dict):
+            raise DatasetError(f"{where}: expected a JSON object, found {type(value).__name__}")
+        yield where, value
+
+
+def _member(line: dict[str, Any], key: str, where: str) -> Any:
+    if key not in line:
+        raise DatasetError(f"{where}: expected a member {key!r}, found {', '.join(line) or 'none'}")
+    return line[key]
