@@ -163,23 +163,37 @@ def _read_compressed(data: NDArray[np.uint8], form: str, name: str, camera: Came
     return Frame(data, kind, swapped="compressed rgb" in rest)
 
 
-def _decode_compressed(frame: Frame, name: str, camera: Camera) -> NDArray[np.uint8]:
-    topic, data = camera.topic, frame.data.tobytes()
+def check_whole(frame: Frame, name: str, camera: Camera) -> None:
+    """Refuse a compressed frame without the end of its file, which would decode to a picture with a grey rest.
+
+    Raises: Rejected (UNDECODABLE) naming the topic.
+    """
+    data = frame.data.tobytes()
     if frame.encoding == "png":
         whole = _PNG_END in data[-12:]
-        if len(data) > _PNG_BIT_DEPTH and data[_PNG_BIT_DEPTH] > 8:
-            text = (
-                f"{topic}: expected 8 bits per channel, found {data[_PNG_BIT_DEPTH]} in the PNG, choose a colour topic"
-            )
-            raise Rejected(Reason.WRONG_ENCODING, name, text)
     else:  # the end marker has to come after the last scan; some cameras pad behind it
         whole = data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
-    # A truncated file would decode to a picture with a grey rest, so it is not even tried.
-    image = _imdecode(frame.data) if whole else None
+    if not whole:
+        raise _undecodable(frame, "without the end of the file", name, camera)
+
+
+def _undecodable(frame: Frame, what: str, name: str, camera: Camera) -> Rejected:
+    text = (
+        f"{camera.topic}: expected a whole {frame.encoding.upper()} file, found {frame.data.size} bytes {what}, "
+        "correct the publisher"
+    )
+    return Rejected(Reason.UNDECODABLE, name, text)
+
+
+def _decode_compressed(frame: Frame, name: str, camera: Camera) -> NDArray[np.uint8]:
+    topic, data = camera.topic, frame.data
+    if frame.encoding == "png" and data.size > _PNG_BIT_DEPTH and data[_PNG_BIT_DEPTH] > 8:
+        text = f"{topic}: expected 8 bits per channel, found {data[_PNG_BIT_DEPTH]} in the PNG, choose a colour topic"
+        raise Rejected(Reason.WRONG_ENCODING, name, text)
+    check_whole(frame, name, camera)
+    image = _imdecode(data)
     if image is None:
-        what = f"{len(data)} bytes that do not decode" if whole else f"{len(data)} bytes without the end of the file"
-        text = f"{topic}: expected a whole {frame.encoding.upper()} file, found {what}, correct the publisher"
-        raise Rejected(Reason.UNDECODABLE, name, text)
+        raise _undecodable(frame, "that do not decode", name, camera)
     height, width = image.shape[:2]
     _check_size(width, height, name, camera)
     # imdecode returns BGR. Of a file with swapped channels that is RGB already.
