@@ -1,0 +1,69 @@
+"""Files that are on the disk when the function returns, whole or not at all.
+
+A new file is durable once its content and its folder are synced; a rename once both folders are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk. Raises: OSError."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk. Raises: OSError."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and the missing ones above it. Raises: OSError."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir()
+        sync_folder(folder.parent)
+
+
+def write_file(path: Path, data: bytes, temporary: Path) -> None:
+    """Replace a file at once: a reader sees the old content or the new, also after a crash.
+
+    Args:
+        temporary: where the new content is written before the rename, on the same file system. The caller says where,
+            because no loader may meet a half file, and removes what a crash left there.
+
+    Raises: OSError.
+    """
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+    if temporary.parent != path.parent:
+        sync_folder(temporary.parent)
+
+
+def write_json(path: Path, content: Any, temporary: Path) -> None:
+    """``write_file`` of indented JSON. Raises: OSError, ValueError (a number is not finite)."""
+    write_file(path, (json.dumps(content, indent=4, allow_nan=False) + "\n").encode(), temporary)
+
+
+def json_line(content: Any) -> str:
+    """One line of a jsonl file. ASCII only, so that no line break of Unicode is in it."""
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
