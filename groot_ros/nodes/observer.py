@@ -16,13 +16,13 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from groot_ros.embodiment.schema import Camera, Embodiment, Output
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
+from groot_ros.nodes.calls import call
 from groot_ros.observation.images import decode, read_frame
 
 POLICY = "/groot_policy"
@@ -128,21 +128,7 @@ class Observer:
         Raises:
             TimeoutError: it does not exist or does not answer within ``timeout_s``.
         """
-        kind = Trigger if data is None else SetBool
-        client = self.node.create_client(kind, f"{POLICY}/{service}")
-        try:
-            if not client.wait_for_service(timeout_s):
-                raise TimeoutError(f"service {POLICY}/{service} is not there after {timeout_s} s")
-            request = kind.Request() if data is None else kind.Request(data=data)
-            done = threading.Event()
-            future = client.call_async(request)
-            future.add_done_callback(lambda _: done.set())
-            if not done.wait(timeout_s):
-                raise TimeoutError(f"service {POLICY}/{service} has not answered after {timeout_s} s")
-            response = future.result()
-            return bool(response.success), str(response.message)
-        finally:
-            self.node.destroy_client(client)
+        return call(self.node, f"{POLICY}/{service}", data, timeout_s)
 
     def _keep(self, into: list[Any]) -> Callable[[Any], None]:
         def receive(message: Any) -> None:
