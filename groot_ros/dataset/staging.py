@@ -179,13 +179,13 @@ class EpisodeWriter:
                 cameras[key] = {"frames": result.frames, "queue_peak": result.peak}
             rows = read_rows(self.path, self.spec)
             seal_folder(self.path, self.spec, self.task, rows, images, cameras, report_extra or {})
+            for key in self._encoders:
+                (self.path / f"{key}.mkv").unlink()
         except (DatasetError, OSError) as error:
             self._stop()
             found = unwritable(self.path, error) if isinstance(error, OSError) else error
             self._note_abort(str(found))
             raise found from error
-        for key in self._encoders:
-            (self.path / f"{key}.mkv").unlink()
         return self.path
 
     def abort(self, reason: str) -> None:

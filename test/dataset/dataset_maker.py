@@ -7,13 +7,14 @@ from pathlib import Path
 
 import barcode
 import numpy as np
+from numpy.typing import NDArray
+
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.staging import EpisodeWriter
 from groot_ros.dataset.writer import DatasetWriter
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.observation.images import Frame
-from numpy.typing import NDArray
 
 HEIGHT, WIDTH = 24, 32
 TASKS = ("pick up the cube", "put the cube down")
