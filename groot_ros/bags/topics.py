@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 INSTRUCTION_TOPIC = "/groot_policy/instruction"
 INSTRUCTION = "instruction"
 COMMAND_PREFIX = "command:"
+RECORD_PREFIX = "record:"
+# What happened to the episode, by the recorder: one JSON object per message, see ``groot_ros.dataset.bag_events``.
+EVENTS_TOPIC = "/groot_recorder/episode_events"
+EVENTS = "events"
 
 
 class BagError(RuntimeError):

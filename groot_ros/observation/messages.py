@@ -6,13 +6,14 @@ Messages are duck typed: rclpy's and rosbags' have the same fields; arrays may b
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.embodiment.schema import Embodiment, StateKey
+from groot_ros.embodiment.schema import ActionKey, Embodiment, StateKey
 from groot_ros.embodiment.units import UnitMap, unit_map
 from groot_ros.embodiment.vocabulary import DERIVED, JOINT_STATE, POSE_OF, QUATERNION, orientation_leaf
 from groot_ros.observation.orientation import orientation_numbers
@@ -36,43 +37,53 @@ def stamp_ns(message: Any, stream: str, topic: str) -> int:
 
 
 @dataclass(frozen=True)
-class _Key:
-    """One state key of a stream, ready to read."""
+class KeyReading:
+    """How one key of the robot is read from the messages of one topic.
 
-    name: str
-    entry: StateKey
-    units: UnitMap
-
-
-def _is_turned(entry: StateKey) -> bool:
-    """Whether the model sees another orientation than that of the message."""
-    return entry.tool_rotation is not None or entry.euler_reading is not None
-
-
-def _is_rotation(entry: StateKey) -> bool:
-    """Whether a key takes more from an orientation than some numbers of the quaternion as they are sent."""
-    leaves = {orientation_leaf(path) for path in entry.fields or []}
-    return _is_turned(entry) or bool(leaves & {*DERIVED}) or leaves >= {*QUATERNION}
-
-
-class StateReader:
-    """Reads the state keys that one stream feeds.
-
-    Args:
-        embodiment: the robot.
-        stream: name of a state stream of it.
+    Attributes:
+        name: the key.
+        label: what errors call it, such as ``state.arm``.
+        entry: the key in the YAML.
+        units: from ROS units to the model's.
+        joints: joint names on this topic, in the key's order; None for a key with fields.
+        fields: field paths on this topic, in the key's order; None for a key with joints.
+        field: which array of a JointState is read.
     """
 
-    def __init__(self, embodiment: Embodiment, stream: str) -> None:
-        self._stream = stream
-        self._topic = embodiment.state_streams[stream].topic
-        self._joint_state = embodiment.state_streams[stream].type == JOINT_STATE
-        self._pose = POSE_OF.get(embodiment.state_streams[stream].type, "")
-        self._keys = [
-            _Key(name, entry, unit_map(embodiment, entry))
-            for name, entry in embodiment.state.items()
-            if entry.stream == stream
-        ]
+    name: str
+    label: str
+    entry: StateKey | ActionKey
+    units: UnitMap
+    joints: list[str] | None
+    fields: list[str] | None
+    field: str = "position"
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the model sees another orientation than that of the message."""
+        return self.entry.tool_rotation is not None or self.entry.euler_reading is not None
+
+    @property
+    def is_rotation(self) -> bool:
+        """Whether it takes more from an orientation than some numbers of the quaternion as they are sent."""
+        leaves = {orientation_leaf(path) for path in self.fields or []}
+        return self.is_turned or bool(leaves & {*DERIVED}) or leaves >= {*QUATERNION}
+
+
+class MessageReader:
+    """Reads the keys that one topic feeds.
+
+    Args:
+        source: what refusals name as their source.
+        topic: its topic.
+        kind: its message type; of the types without joints only numbers by field path are read.
+        keys: what is read.
+    """
+
+    def __init__(self, source: str, topic: str, kind: str, keys: Sequence[KeyReading]) -> None:
+        self._source, self._topic, self._keys = source, topic, list(keys)
+        self._joint_state = kind == JOINT_STATE
+        self._pose = POSE_OF.get(kind, "")
         # Publishers keep their joint order, so the indices of the last message nearly always hold.
         self._order: list[str] | None = None
         self._indices: list[NDArray[np.intp]] = []
@@ -92,10 +103,9 @@ class StateReader:
         arrays: dict[str, NDArray[np.float64]] = {}
         result = {}
         for key, indices in zip(self._keys, self._indices, strict=True):
-            field = key.entry.field
-            if field not in arrays:
-                arrays[field] = self._array(message, field, len(names))
-            result[key.name] = self._finish(key, arrays[field][indices])
+            if key.field not in arrays:
+                arrays[key.field] = self._array(message, key.field, len(names))
+            result[key.name] = self.finish(key, arrays[key.field][indices])
         return result
 
     def _match(self, names: list[str]) -> list[NDArray[np.intp]]:
@@ -107,11 +117,11 @@ class StateReader:
         places = {name: i for i, name in enumerate(names)}
         indices = []
         for key in self._keys:
-            joints = key.entry.joints or []
+            joints = key.joints or []
             missing = [joint for joint in joints if joint not in places]
             if missing:
                 text = (
-                    f"{self._topic}: expected joint {', '.join(map(repr, missing))} (state.{key.name}), "
+                    f"{self._topic}: expected joint {', '.join(map(repr, missing))} ({key.label}), "
                     f"found {', '.join(names) or '(no joints)'}, correct the name in the YAML or have one publisher "
                     "send all joints"
                 )
@@ -132,13 +142,13 @@ class StateReader:
     def _read_fields(self, message: Any) -> dict[str, NDArray[np.float32]]:
         result = {}
         for key in self._keys:
-            paths = key.entry.fields or []
-            derived = self._derived(message, key) if _is_rotation(key.entry) else {}
+            paths = key.fields or []
+            derived = self._derived(message, key) if key.is_rotation else {}
             values = [derived[path] if path in derived else self._number(message, path) for path in paths]
-            result[key.name] = self._finish(key, np.array(values))
+            result[key.name] = self.finish(key, np.array(values))
         return result
 
-    def _derived(self, message: Any, key: _Key) -> dict[str, float]:
+    def _derived(self, message: Any, key: KeyReading) -> dict[str, float]:
         """Field path -> number that is computed from the pose's orientation. A quaternion is passed on as it is sent
         unless it is to be turned, but one that is no rotation is refused."""
         quaternion = [self._number(message, f"{self._pose}.orientation.{axis}") for axis in "xyzw"]
@@ -147,11 +157,11 @@ class StateReader:
         except ValueError as error:
             shown = ", ".join(f"{axis}={value:g}" for axis, value in zip("xyzw", quaternion, strict=True))
             text = (
-                f"{self._topic}: expected a rotation in {self._pose}.orientation for state.{key.name}, found {shown}, "
+                f"{self._topic}: expected a rotation in {self._pose}.orientation for {key.label}, found {shown}, "
                 "check the driver or sensor"
             )
             raise self._rejected(Reason.NOT_FINITE, text) from error
-        wanted = numbers if _is_turned(key.entry) else DERIVED
+        wanted = numbers if key.is_turned else DERIVED
         return {f"{self._pose}.{leaf}": numbers[leaf] for leaf in wanted}
 
     def _number(self, message: Any, path: str) -> float:
@@ -167,13 +177,36 @@ class StateReader:
             text = f"{self._topic}: expected field {path or field!r}, found a message without {field!r}"
             raise self._rejected(Reason.MISSING_FIELD, f"{text}, correct the stream's type in the YAML") from error
 
-    def _finish(self, key: _Key, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """ROS units to model units, refused unless all numbers are finite."""
+    def finish(self, key: KeyReading, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """ROS units [D] to model units.
+
+        Raises: Rejected (NOT_FINITE) unless all numbers are finite.
+        """
         if not np.isfinite(values).all():
             bad = [f"{n}={v}" for n, v in zip(key.entry.names, values.tolist(), strict=True) if not np.isfinite(v)]
-            text = f"{self._topic}: expected finite numbers for state.{key.name}, found {', '.join(bad)}"
+            text = f"{self._topic}: expected finite numbers for {key.label}, found {', '.join(bad)}"
             raise self._rejected(Reason.NOT_FINITE, f"{text}, check the driver or sensor")
         return key.units.to_model(values).astype(np.float32)
 
     def _rejected(self, reason: Reason, text: str) -> Rejected:
-        return Rejected(reason, self._stream, text)
+        return Rejected(reason, self._source, text)
+
+
+class StateReader(MessageReader):
+    """Reads the state keys that one stream feeds.
+
+    Args:
+        embodiment: the robot.
+        stream: name of a state stream of it.
+    """
+
+    def __init__(self, embodiment: Embodiment, stream: str) -> None:
+        spec = embodiment.state_streams[stream]
+        keys = [
+            KeyReading(
+                name, f"state.{name}", entry, unit_map(embodiment, entry), entry.joints, entry.fields, entry.field
+            )
+            for name, entry in embodiment.state.items()
+            if entry.stream == stream
+        ]
+        super().__init__(stream, spec.topic, spec.type, keys)

@@ -58,10 +58,15 @@ class TrajectoryFollower:
     Args:
         joints: names, in the order of all vectors.
         position: [J] rad, held until a trajectory comes.
+        history_ns: how long before the newest arrival ``sample`` still knows what was commanded.
+        moving_end: accept a trajectory whose last point moves (``allow_nonzero_velocity_at_trajectory_end``).
     """
 
-    def __init__(self, joints: Sequence[str], position: Sequence[float]) -> None:
+    def __init__(
+        self, joints: Sequence[str], position: Sequence[float], *, history_ns: int = 0, moving_end: bool = False
+    ) -> None:
         self.joints = tuple(joints)
+        self._history_ns, self._moving_end = history_ns, moving_end
         self.hold(position)
 
     def hold(self, position: Sequence[float]) -> None:
@@ -105,7 +110,7 @@ class TrajectoryFollower:
             times_ns = np.concatenate([[begin_ns], times_ns])
             positions = np.concatenate([position[None], positions])
             velocities = np.concatenate([velocity[None], velocities])
-        self._forget_before(now_ns)
+        self._forget_before(now_ns - self._history_ns)
         waiting = [segments for segments in self._active if now_ns < segments.start_ns < begin_ns]
         if len(waiting) >= MAX_WAITING:
             raise TrajectoryRefused(f"{len(waiting)} trajectories wait for their start already: stamp them nearer")
@@ -114,7 +119,7 @@ class TrajectoryFollower:
         self._active.append(_Segments(begin_ns, times_ns, positions, velocities))
 
     def sample(self, time_ns: int) -> tuple[Vector, Vector]:
-        """Return commanded position and velocity [J] at ``time_ns`` (not before an earlier ``receive``)."""
+        """Return commanded position and velocity [J] at ``time_ns`` (at most ``history_ns`` before a ``receive``)."""
         for segments in reversed(self._active):
             if segments.start_ns <= time_ns:
                 return _interpolate(segments, time_ns)
@@ -166,7 +171,7 @@ class TrajectoryFollower:
             if len(point.velocities):
                 velocities[i] = _values("velocities", i, point.velocities, names)[order]
         last = velocities[-1]
-        if len(points[-1].velocities) and np.abs(last).max() > 0.0:
+        if not self._moving_end and len(points[-1].velocities) and np.abs(last).max() > 0.0:
             moving = [name for name, value in zip(self.joints, last, strict=True) if value != 0.0]
             raise TrajectoryRefused(
                 f"the last point still moves {', '.join(moving)}: its velocities have to be zero "

@@ -1,0 +1,66 @@
+"""Whether a stream comes at the rate that its YAML declares."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from groot_ros.embodiment.schema import Camera, StateStream
+from groot_ros.observation.types import Reason, Refusal
+
+SLOWEST = 0.75  # of the declared rate
+FEWEST = 5  # intervals that tell a rate
+_LONGEST = 128
+
+
+class StreamWatch:
+    """Measures one stream by the header stamps of its good samples.
+
+    Args:
+        name: of the stream.
+        spec: of the stream.
+
+    Attributes:
+        last_ns: newest stamp; None before the first.
+        gaps: intervals longer than ``max_age_s``.
+    """
+
+    def __init__(self, name: str, spec: Camera | StateStream) -> None:
+        self.name, self.spec = name, spec
+        self.last_ns: int | None = None
+        self.gaps = 0
+        self._max_age_ns = round(spec.max_age_s * 1e9)
+        self._intervals: deque[int] = deque(maxlen=min(max(round(spec.rate_hz), 2 * FEWEST), _LONGEST))
+
+    def add(self, stamp_ns: int) -> None:
+        """One good sample, newer than the last."""
+        if self.last_ns is not None:
+            interval_ns = stamp_ns - self.last_ns
+            if interval_ns > self._max_age_ns:
+                # What came before a gap says nothing about the rate after it.
+                self._intervals.clear()
+                self.gaps += 1
+            else:
+                self._intervals.append(interval_ns)
+        self.last_ns = stamp_ns
+
+    def reset(self) -> None:
+        """Forget the samples, because the clock jumped."""
+        self._intervals.clear()
+        self.last_ns = None
+
+    @property
+    def rate_hz(self) -> float:
+        """Over about the last second; 0 while there are too few samples."""
+        return len(self._intervals) * 1e9 / sum(self._intervals) if len(self._intervals) >= FEWEST else 0.0
+
+    def refusal(self, at_start: bool) -> Refusal | None:
+        """Why this stream is too slow; while too few samples tell a rate, that counts ``at_start`` only."""
+        rate_hz, least_hz = self.rate_hz, SLOWEST * self.spec.rate_hz
+        if rate_hz >= least_hz or (rate_hz == 0.0 and not at_start):
+            return None
+        found = f"{rate_hz:.1f} Hz" if rate_hz > 0.0 else "too few samples in a row"
+        text = (
+            f"{self.spec.topic}: expected at least {least_hz:g} Hz ({SLOWEST:g} of rate_hz {self.spec.rate_hz:g}), "
+            f"found {found}, check `ros2 topic hz {self.spec.topic}`, the driver and its QoS, or correct rate_hz"
+        )
+        return Refusal(Reason.SLOW_STREAM, self.name, text)
