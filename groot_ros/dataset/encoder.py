@@ -142,6 +142,10 @@ class CameraEncoder:
                 self._append(frame)
             self._changed.notify()
 
+    def end(self) -> None:
+        """There are no more pictures: the thread ends after those that wait. Does not wait for it."""
+        self._end()
+
     def close(self, timeout_s: float) -> EncoderResult:
         """Encode what waits, and finish the file.
 

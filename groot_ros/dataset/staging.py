@@ -159,6 +159,11 @@ class EpisodeWriter:
             key: CameraHealth(encoder.waiting, encoder.peak, encoder.frames) for key, encoder in self._encoders.items()
         }
 
+    def end(self) -> None:
+        """There are no more rows: the encoders' threads end when they are through. Does not wait for them."""
+        for encoder in self._encoders.values():
+            encoder.end()
+
     def seal(self, report_extra: Mapping[str, Any] | None = None) -> Path:
         """End the episode and prove it: rows, and as many frames of every camera, on the disk. Takes a while.
 
