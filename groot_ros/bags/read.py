@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 
-from groot_ros.bags.topics import BagError, Topic, bag_topics, deserialize
+from groot_ros.bags.topics import BagError, Topic, bag_sources, deserialize
 from groot_ros.embodiment.schema import Embodiment
 
 
@@ -19,7 +21,7 @@ class BagMessage:
     """One message.
 
     Attributes:
-        source: stream name of the YAML, ``instruction``, or ``command:`` and the output's name.
+        source: as in ``Topic``.
         topic: its topic.
         message: deserialized; fields as rclpy's, numpy arrays for sequences of numbers.
         log_ns: when it was recorded.
@@ -44,7 +46,9 @@ class Bag:
 
     def __init__(self, path: str | Path, embodiment: Embodiment) -> None:
         self.path = Path(path).expanduser()
-        self._topics = bag_topics(embodiment)
+        self._topics: dict[str, list[Topic]] = {}
+        for topic in bag_sources(embodiment):
+            self._topics.setdefault(topic.name, []).append(topic)
         self._reader = _open(self.path)
         try:
             self._check(embodiment)
@@ -69,7 +73,23 @@ class Bag:
 
     def sources(self) -> dict[str, Topic]:
         """Source -> topic of what this bag has for the robot."""
-        return {topic.source: topic for name, topic in self._topics.items() if name in self._reader.topics}
+        there = [topic for name in self._reader.topics for topic in self._topics.get(name, [])]
+        return {topic.source: topic for topic in there}
+
+    def type_of(self, topic: str) -> str | None:
+        """Message type of any topic of the bag; None: it has no message of it."""
+        found = self._reader.topics.get(topic)
+        return None if found is None or not found.msgcount else str(found.msgtype)
+
+    def read(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Log time (ns) and message of one topic, of the robot or not.
+
+        Raises:
+            BagError: a message cannot be read.
+        """
+        connections = [connection for connection in self._reader.connections if connection.topic == topic]
+        for _, log_ns, message in self._messages(connections):
+            yield log_ns, message
 
     def messages(self) -> Iterator[BagMessage]:
         """All messages of the robot's topics by log time; equal times in the order of the bag.
@@ -78,26 +98,9 @@ class Bag:
             BagError: a message cannot be read; names its topic and place.
         """
         connections = [connection for connection in self._reader.connections if connection.topic in self._topics]
-        raw = self._reader.messages(connections)
-        seen = 0
-        while True:
-            try:
-                connection, log_ns, data = next(raw)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise BagError(
-                    f"{self.path} is damaged after {seen} messages: {error}; {_repair(self.path)}"
-                ) from error
-            topic = self._topics[connection.topic]
-            try:
-                message, _ = deserialize(data, topic.type)
-            except ValueError as error:
-                raise BagError(
-                    f"{self.path}: message {seen} ({topic.name} at {log_ns} ns) is no {topic.type}: {error}"
-                ) from error
-            seen += 1
-            yield BagMessage(topic.source, topic.name, message, log_ns)
+        for name, log_ns, message in self._messages(connections):
+            for topic in self._topics[name]:
+                yield BagMessage(topic.source, name, message, log_ns)
 
     def close(self) -> None:
         """Close the files."""
@@ -112,15 +115,33 @@ class Bag:
     ) -> None:
         self.close()
 
+    def _messages(self, connections: list[Connection]) -> Iterator[tuple[str, int, Any]]:
+        """Topic, log time and message."""
+        raw = self._reader.messages(connections)
+        for seen in itertools.count():
+            try:
+                connection, log_ns, data = next(raw)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise BagError(
+                    f"{self.path} is damaged after {seen} messages: {error}; {_repair(self.path)}"
+                ) from error
+            try:
+                message, _ = deserialize(data, connection.msgtype)
+            except ValueError as error:
+                what = f"message {seen} ({connection.topic} at {log_ns} ns)"
+                raise BagError(f"{self.path}: {what} is no {connection.msgtype}: {error}") from error
+            yield connection.topic, log_ns, message
+
     def _check(self, embodiment: Embodiment) -> None:
         there = {
             connection.topic: (connection.msgtype, info.msgcount)
             for info in self._reader.topics.values()
             for connection in info.connections
         }
-        missing = [
-            topic for topic in self._topics.values() if topic.required and there.get(topic.name, ("", 0))[1] == 0
-        ]
+        topics = [topic for same in self._topics.values() for topic in same]
+        missing = [topic for topic in topics if topic.required and there.get(topic.name, ("", 0))[1] == 0]
         if missing:
             wanted = ", ".join(f"{topic.name} ({topic.type})" for topic in missing)
             has = ", ".join(f"{name} ({kind}, {count} messages)" for name, (kind, count) in sorted(there.items()))
@@ -128,7 +149,7 @@ class Bag:
                 f"{self.path} has no messages of {wanted}, which embodiment '{embodiment.name}' needs; it has "
                 f"{has or 'nothing'}: record these topics, or name the bag's topics in the embodiment's YAML"
             )
-        for topic in self._topics.values():
+        for topic in topics:
             kind = there.get(topic.name, (topic.type, 0))[0]
             if kind != topic.type:
                 raise BagError(

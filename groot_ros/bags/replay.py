@@ -104,7 +104,7 @@ class _Run:
                 self._instruction = str(item.message.data)
         elif item.source.startswith(COMMAND_PREFIX):
             self._commands.take(item)
-        else:
+        elif item.source in self._rejected:  # what a person commands while demonstrating is for the recorder only
             self._take_sample(item)
 
     def _take_sample(self, item: BagMessage) -> None:

@@ -19,7 +19,6 @@ COMMAND_PREFIX = "command:"
 RECORD_PREFIX = "record:"
 # What happened to the episode, by the recorder: one JSON object per message, see ``groot_ros.dataset.bag_events``.
 EVENTS_TOPIC = "/groot_recorder/episode_events"
-EVENTS = "events"
 
 
 class BagError(RuntimeError):
@@ -33,7 +32,8 @@ class Topic:
     Attributes:
         name: topic name.
         type: message type, ``package/msg/Name``.
-        source: stream name of the YAML, ``instruction``, or ``command:`` and the output's name.
+        source: stream name of the YAML, ``instruction``, ``command:`` and the output's name, or ``record:``
+            and the action key that another topic commands while a person demonstrates.
         required: a bag without it cannot be replayed.
     """
 
@@ -44,15 +44,27 @@ class Topic:
 
 
 def bag_topics(embodiment: Embodiment) -> dict[str, Topic]:
-    """Topic name -> topic: every camera and state stream, and, where a bag has them, instruction and commands."""
+    """Topic name -> topic: every camera and state stream, and, where a bag has them, instruction and commands.
+
+    A topic with several sources has the first one of ``bag_sources`` here.
+    """
+    topics: dict[str, Topic] = {}
+    for topic in bag_sources(embodiment):
+        topics.setdefault(topic.name, topic)
+    return topics
+
+
+def bag_sources(embodiment: Embodiment) -> list[Topic]:
+    """All of ``bag_topics``, a topic once for each of its sources: a leader arm may be a state and a command."""
     streams: dict[str, Camera | StateStream] = {**embodiment.cameras, **embodiment.state_streams}
     topics = [Topic(absolute(stream.topic), stream.type, name) for name, stream in streams.items()]
     topics.append(Topic(INSTRUCTION_TOPIC, "std_msgs/msg/String", INSTRUCTION, required=False))
-    topics += [
-        Topic(absolute(output.topic), output.type, f"{COMMAND_PREFIX}{name}", required=False)
-        for name, output in embodiment.outputs.items()
-    ]
-    return {topic.name: topic for topic in topics}
+    commands = {
+        **{f"{COMMAND_PREFIX}{name}": (output.topic, output.type) for name, output in embodiment.outputs.items()},
+        **{f"{RECORD_PREFIX}{key}": (told.topic, told.type) for key, told in embodiment.recording.commands.items()},
+    }
+    topics += [Topic(absolute(topic), kind, source, required=False) for source, (topic, kind) in commands.items()]
+    return topics
 
 
 def absolute(topic: str) -> str:
