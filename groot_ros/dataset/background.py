@@ -48,8 +48,7 @@ class Committed(Generic[Report]):
 
 @dataclass(frozen=True)
 class _Save(Generic[Report]):
-    episodes: tuple[Staged, ...]
-    more: Mapping[str, Any]
+    episodes: tuple[tuple[Staged, Mapping[str, Any]], ...]
     done: Callable[[Committed[Report]], None]
 
 
@@ -85,11 +84,13 @@ class Committer(Generic[Report]):
         return self._queue.qsize() >= DEPTH
 
     def put(
-        self, episodes: Sequence[Staged], more: Mapping[str, Any], done: Callable[[Committed[Report]], None]
+        self, episodes: Sequence[tuple[Staged, Mapping[str, Any]]], done: Callable[[Committed[Report]], None]
     ) -> None:
-        """Seal ``episodes`` with ``more`` in their reports and commit them together; then call ``done`` in the thread.
+        """Seal episodes, each with what its report is to say besides, commit them together, and call ``done``.
 
-        Never blocks. Raises: queue.Full when ``full`` was not asked, RuntimeError after ``close``.
+        ``done`` is called in the thread that commits. Never blocks.
+
+        Raises: queue.Full when ``full`` was not asked, RuntimeError after ``close``.
         """
         if self._ended.is_set():
             raise RuntimeError("put after close")
@@ -97,7 +98,7 @@ class Committer(Generic[Report]):
             raise queue.Full
         with self._lock:
             self._episodes += len(episodes)
-        self._queue.put_nowait(_Save(tuple(episodes), more, done))
+        self._queue.put_nowait(_Save(tuple(episodes), done))
 
     def close(self, timeout_s: float) -> bool:
         """Finish what waits, for at most ``timeout_s``; whether all is durable. What is not stays staged."""
@@ -122,9 +123,9 @@ class Committer(Generic[Report]):
 
     def _commit(self, save: _Save[Report]) -> Committed[Report]:
         staged, problems = [], []
-        for episode in save.episodes:
+        for episode, more in save.episodes:
             try:
-                staged.append(episode.seal(save.more))
+                staged.append(episode.seal(more))
             except Exception as error:  # whatever it is, the other episodes are still to be saved, and it is told
                 problems.append(_told(error))
         try:

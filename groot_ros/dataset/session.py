@@ -81,7 +81,8 @@ class Session:
         commanded = self._inputs.commanded
         self._from_next = commanded.from_next if commanded.next_state else None
         self._now_ns: int | None = None
-        self._state, self._message, self._aborted = SessionState.IDLE, "", 0
+        self._state, self._aborted = SessionState.IDLE, 0
+        self._message, self._reason = "", ""
         self._events: deque[SessionEvent] = deque(maxlen=_MOST_EVENTS)
         self._interventions: deque[tuple[int, bool]] = deque([(0, False)], maxlen=_MOST_EVENTS)
         # The grid: tick number k is at anchor + k * 10**9 // fps.
@@ -166,6 +167,11 @@ class Session:
         """What is being waited for, or why the last episode was aborted; empty when all is well."""
         return self._message
 
+    @property
+    def reason(self) -> str:
+        """The ``Reason`` of ``message`` by its value; empty where it has none."""
+        return self._reason
+
     def start(self, task: str, now_ns: int, *, wait: bool = False) -> Answer:
         """Begin an episode: its first row is the first complete tick after every command's first message from now.
 
@@ -189,7 +195,7 @@ class Session:
         except DatasetError as error:
             self._new_episode("")
             return _refused(_failed(str(error)))
-        self._state, self._message = SessionState.WAITING, "waiting for the first complete tick"
+        self._enter(SessionState.WAITING, "waiting for the first complete tick")
         self._search_from(now_ns)
         return Answer(True, f"episode started: {task}")
 
@@ -219,6 +225,14 @@ class Session:
         self._go_idle("")
         return Answer(True, f"{rows} rows discarded")
 
+    def abandon(self, why: str, now_ns: int) -> Answer:
+        """Abort the episode because the recorder ends; what is recorded can be salvaged."""
+        now_ns = self.advance(now_ns)
+        if self._state is SessionState.IDLE:
+            return self._no_episode("abort")
+        self._abort(now_ns, Refusal(Reason.RECORDER_ENDED, "recorder", why))
+        return Answer(True, self._message)
+
     def pause(self, on: bool, now_ns: int) -> Answer:
         """End the segment (True), or begin the next one (False)."""
         now_ns = self.advance(now_ns)
@@ -228,9 +242,9 @@ class Session:
             return Answer(True, "paused already" if on else "not paused")
         if on:
             self._episode.end_segment(now_ns, self._report())
-            self._state, self._message = SessionState.PAUSED, "paused"
+            self._enter(SessionState.PAUSED, "paused")
             return Answer(True, f"paused after {self._episode.rows} rows")
-        self._state, self._message = SessionState.WAITING, "waiting for the next complete tick"
+        self._enter(SessionState.WAITING, "waiting for the next complete tick")
         self._episode.failures = 0
         self._search_from(now_ns)
         return Answer(True, "resumed")
@@ -255,6 +269,7 @@ class Session:
             state=self._state,
             task=episode.task,
             message=self._message,
+            reason=self._reason,
             rows=episode.rows,
             duration_s=episode.rows / self._spec.fps,
             segments=len(episode.finished) + (episode.segment is not None),
@@ -296,7 +311,7 @@ class Session:
             refusal = _behind(segment.writer) if problem is None else _failed(problem)
             self._drop_tick(tick_ns, refusal, segment, segment.repeat)
         elif self._state is SessionState.RECORDING:
-            self._message = ""
+            self._enter(SessionState.RECORDING)
 
     def _complete(self, tick_ns: int) -> Tick | Refusal:
         """Everything for one row, or why there is none."""
@@ -318,7 +333,7 @@ class Session:
         return Tick(tick_ns, *found, self._interventions[0][1])
 
     def _wait(self, tick_ns: int, now_ns: int, refusal: Refusal) -> None:
-        self._message = refusal.message
+        self._enter(self._state, refusal.message, refusal)
         if refusal.reason is Reason.WRITER_FAILED:
             self._give_up(tick_ns, refusal)
             return
@@ -345,13 +360,13 @@ class Session:
         if self._drop == "split":
             self._split(tick_ns, refusal)
         elif self._drop == "flag" and segment.flagged_run < self._max_flagged and repeat():
-            self._message = refusal.message
+            self._enter(self._state, refusal.message, refusal)
         else:
             self._abort(tick_ns, refusal)
 
     def _split(self, time_ns: int, refusal: Refusal) -> None:
         self._episode.end_segment(time_ns, self._report(), refusal)
-        self._state, self._message = SessionState.WAITING, refusal.message
+        self._enter(SessionState.WAITING, refusal.message, refusal)
         if self._episode.failures >= _MOST_FAILURES:
             self._give_up(time_ns, refusal)
 
@@ -359,7 +374,7 @@ class Session:
         """There is no writer to go on with. What a session that splits has finished can still be saved."""
         if self._drop == "split" and self._episode.finished:
             self._episode.release()
-            self._state, self._message = SessionState.PAUSED, f"paused: {refusal.message}"
+            self._enter(SessionState.PAUSED, f"paused: {refusal.message}", refusal)
         else:
             self._abort(time_ns, refusal)
 
@@ -367,7 +382,7 @@ class Session:
         text = f"episode aborted after {self._episode.rows} rows: {refusal.message}"
         self._episode.abort(time_ns, text)
         self._aborted += 1
-        self._go_idle(text)
+        self._go_idle(text, refusal)
 
     # --- small parts -------------------------------------------------------------------------------------------------
 
@@ -393,9 +408,13 @@ class Session:
         self._episode = Episode(self._spec, self._sink, self._min_rows, self._events, task)
         self._gaps_before = self._inputs.gaps()
 
-    def _go_idle(self, message: str) -> None:
+    def _go_idle(self, message: str, refusal: Refusal | None = None) -> None:
         self._new_episode("")
-        self._state, self._message = SessionState.IDLE, message
+        self._enter(SessionState.IDLE, message, refusal)
+
+    def _enter(self, state: SessionState, message: str = "", refusal: Refusal | None = None) -> None:
+        self._state, self._message = state, message
+        self._reason = "" if refusal is None else refusal.reason.value
 
 
 def _refused(refusal: Refusal) -> Answer:

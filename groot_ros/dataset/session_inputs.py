@@ -118,6 +118,7 @@ class SessionInputs:
     def qualities(self, now_ns: int, gaps_before: dict[str, int]) -> dict[str, StreamQuality]:
         """Stream or source of commands -> how it comes; gaps since ``gaps_before`` of each stream."""
         ages_s, counts = self._assembler.ages_s(now_ns), self._assembler.counts()
+        frozen = self._assembler.frozen()
         found = {
             name: StreamQuality(
                 topic=watch.spec.topic,
@@ -129,6 +130,7 @@ class SessionInputs:
                 received=counts[name].received,
                 rejected=counts[name].rejected,
                 overflow=counts[name].overflow,
+                frozen=name in frozen,
             )
             for name, watch in self.watches.items()
         }

@@ -112,6 +112,7 @@ class StreamQuality:
         max_age_s: oldest that is used; None: in force until replaced.
         gaps: times between two samples that were longer than ``max_age_s``, since the episode began.
         received, rejected, overflow: messages since the session was made.
+        frozen: a camera whose picture has stood still for ``frozen_after_s``.
     """
 
     topic: str
@@ -123,6 +124,7 @@ class StreamQuality:
     received: int
     rejected: int
     overflow: int = 0
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class SessionQuality:
         state: of the session.
         task: of the running episode; empty without one.
         message: what is being waited for, or why the last episode was aborted; empty when all is well.
+        reason: the ``Reason`` of ``message`` by its value; empty where it has none.
         rows: of the running episode, all segments.
         duration_s: rows over fps.
         segments: finished or running ones of the episode.
@@ -149,6 +152,7 @@ class SessionQuality:
     state: SessionState
     task: str
     message: str
+    reason: str
     rows: int
     duration_s: float
     segments: int

@@ -235,6 +235,16 @@ class Assembler:
             for name, stream in self._streams.items()
         }
 
+    def frozen(self) -> set[str]:
+        """Cameras whose newest picture has stood still for ``frozen_after_s`` and more."""
+        found = set()
+        for name, stream in self._cameras.items():
+            with stream.lock:
+                stamp, image = stream.buffer.newest_ns, stream.buffer.newest
+            if stamp is not None and image is not None and self._still_s(name, stamp, image) is not None:
+                found.add(name)
+        return found
+
     def _counted(self, make: Callable[[], Made]) -> Made | Refusal:
         try:
             made = make()
@@ -308,10 +318,15 @@ class Assembler:
             raise Rejected.from_refusal(image.pixels)
         return image.pixels
 
+    def _still_s(self, name: str, stamp: int, image: _Image) -> float | None:
+        """For how long a picture has stood still; None while that is not too long."""
+        longest_s, still_s = self._embodiment.cameras[name].frozen_after_s, (stamp - image.unchanged_since_ns) * 1e-9
+        return still_s if longest_s is not None and still_s >= longest_s else None
+
     def _check_frozen(self, name: str, stamp: int, image: _Image) -> None:
         camera = self._embodiment.cameras[name]
-        still_s = (stamp - image.unchanged_since_ns) * 1e-9
-        if camera.frozen_after_s is not None and still_s >= camera.frozen_after_s:
+        still_s = self._still_s(name, stamp, image)
+        if still_s is not None:
             text = (
                 f"{camera.topic}: expected a changing image, found the same bytes for {still_s:.3f} s "
                 f"(frozen_after_s {camera.frozen_after_s:g}), restart the camera driver"

@@ -42,6 +42,7 @@ class Reason(enum.Enum):
     ENCODER_BEHIND = "encoder_behind"
     WRITER_FAILED = "writer_failed"
     CLOCK_JUMPED = "clock_jumped"
+    RECORDER_ENDED = "recorder_ended"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def run(target: Target, saves: list[list[Staged]]) -> list[Committed[str]]:
     outcomes: list[Committed[str]] = []
     committer = Committer(target, pytest.fail)
     for episodes in saves:
-        committer.put(episodes, {"drop": "fail"}, outcomes.append)
+        committer.put([(episode, {}) for episode in episodes], outcomes.append)
     assert committer.close(WAIT_S)
     assert committer.episodes == 0
     return outcomes
@@ -72,18 +72,18 @@ def test_saves_are_committed_in_order_by_another_thread() -> None:
     target.go.clear()
     committer: Committer[str] = Committer(target, pytest.fail)
     outcomes: list[Committed[str]] = []
-    first, second = Staged("a"), Staged("c")
-    committer.put([first, Staged("b")], {"drop": "split"}, outcomes.append)
-    committer.put([second], {}, outcomes.append)
+    first = Staged("a")
+    committer.put([(first, {"segment": 0}), (Staged("b"), {})], outcomes.append)
+    committer.put([(Staged("c"), {})], outcomes.append)
     assert committer.episodes == 3 and not outcomes
     target.go.set()
     assert committer.close(WAIT_S)
     assert target.committed == ["a", "b", "c"]
     assert outcomes == [Committed(("a", "b"), ()), Committed(("c",), ())]
-    assert first.more == {"drop": "split"}
+    assert first.more == {"segment": 0}
     assert target.threads == {"commit"}
     with pytest.raises(RuntimeError, match="after close"):
-        committer.put([second], {}, outcomes.append)
+        committer.put([(first, {})], outcomes.append)
 
 
 def test_an_episode_that_does_not_seal_leaves_the_others_of_its_save() -> None:
@@ -110,7 +110,7 @@ def test_statistics_are_refreshed_when_nothing_waits_and_told_when_they_cannot_b
     failed: list[str] = []
     outcomes: list[Committed[str]] = []
     committer = Committer(target, failed.append)
-    committer.put([Staged("a")], {}, outcomes.append)
+    committer.put([(Staged("a"), {})], outcomes.append)
     assert target.refreshed.wait(WAIT_S)
     assert committer.close(WAIT_S)
     assert outcomes == [Committed(("a",), ())]
@@ -124,7 +124,7 @@ def test_the_queue_is_bounded_and_a_disk_that_hangs_does_not_hang_the_end() -> N
     done: list[Committed[str]] = []
     with pytest.raises(queue.Full):
         for number in range(DEPTH + 2):  # one of them is out of the queue at once
-            committer.put([Staged(str(number))], {}, done.append)
+            committer.put([(Staged(str(number)), {})], done.append)
     assert committer.full
     assert not committer.close(0.01)
     target.go.set()

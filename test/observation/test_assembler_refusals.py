@@ -299,5 +299,6 @@ def test_every_reason_is_tested_here() -> None:
         Reason.ENCODER_BEHIND,
         Reason.WRITER_FAILED,
         Reason.CLOCK_JUMPED,
+        Reason.RECORDER_ENDED,
     }
     assert {case[2] for case in MESSAGES.values()} | elsewhere == set(Reason)
