@@ -30,9 +30,12 @@ CODECS = (AUTO, LIBX264, NVENC)
 # packet k is picture k.
 _GROUP = 2
 _OPTIONS = {
-    LIBX264: {"preset": "ultrafast", "crf": "23"},
+    # The tune is for one thing: each picture comes out at once, instead of with the next one.
+    LIBX264: {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"},
     NVENC: {"preset": "p4", "rc": "constqp", "qp": "23", "delay": "0", "zerolatency": "1"},
 }
+# Each picture is a cluster, which goes to the operating system when the next one comes: kill -9 costs one picture.
+_MATROSKA = {"flush_packets": "1", "cluster_time_limit": "1"}
 _SMPTE170M, _LIMITED = 6, 1  # FFmpeg's numbers of the matrix and the range
 _STOP_S = 10.0  # an abort waits so long for the picture that is being encoded
 
@@ -257,8 +260,7 @@ class _VideoFile:
 
     def __init__(self, path: Path, width: int, height: int, fps: int, codec: str) -> None:
         self.frames = 0
-        # Each packet goes to the operating system at once.
-        self._container = av.open(str(path), "w", format="matroska", container_options={"flush_packets": "1"})
+        self._container = av.open(str(path), "w", format="matroska", container_options=_MATROSKA)
         try:
             self._stream = self._container.add_stream(codec, rate=fps, options=_OPTIONS[codec])
             self._stream.time_base = Fraction(1, fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -40,17 +41,17 @@ class ImageStatistics:
         self.histogram += other.histogram
         self.frames += other.frames
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self, quantiles: Mapping[str, float] = QUANTILES) -> dict[str, Any]:
         """As in ``episodes_stats.jsonl``: min, max, mean, std, q01, q99 of shape (3, 1, 1) in 0..1; count [frames].
 
-        Quantiles are interpolated linearly, as ``numpy.quantile`` does.
+        ``quantiles`` names others than q01 and q99. They are interpolated linearly, as ``numpy.quantile`` does.
 
         Raises: ValueError when no picture was counted.
         """
         if not self.frames:
             raise ValueError("expected statistics of at least one picture, found none")
         values = np.arange(256) / 255
-        columns: dict[str, list[float]] = {name: [] for name in ("min", "max", "mean", "std", *QUANTILES)}
+        columns: dict[str, list[float]] = {name: [] for name in ("min", "max", "mean", "std", *quantiles)}
         for counts in self.histogram:
             total, seen = counts.sum(), np.flatnonzero(counts)
             mean = float(counts @ values / total)
@@ -58,7 +59,7 @@ class ImageStatistics:
             columns["max"].append(float(values[seen[-1]]))
             columns["mean"].append(mean)
             columns["std"].append(float(np.sqrt(counts @ (values - mean) ** 2 / total)))
-            for name, quantile in QUANTILES.items():
+            for name, quantile in quantiles.items():
                 columns[name].append(_quantile(np.cumsum(counts), values, quantile))
         stats: dict[str, Any] = {name: [[[value]] for value in column] for name, column in columns.items()}
         return {**stats, "count": [self.frames]}

@@ -16,7 +16,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.yuv import to_rgb
+from groot_ros.dataset.image_statistics import ImageStatistics
+from groot_ros.dataset.yuv import sample, to_rgb
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,21 @@ def decode_frames(path: Path, indices: Iterable[int] | None = None) -> Iterator[
             yield to_rgb(reformatter, picture, picture.width, picture.height, Interpolation.BICUBIC)
 
 
+def image_statistics(path: Path, every: int = 1) -> ImageStatistics:
+    """Statistics of every ``every``-th picture of a video file, as the recorder counts them.
+
+    Raises: DatasetError when the file cannot be read.
+    """
+    statistics = ImageStatistics()
+    with _opened(path) as container:
+        _stream(container, path).codec_context.thread_count = 1
+        reformatter = VideoReformatter()
+        for number, picture in enumerate(_all_pictures(container, path)):
+            if number % every == 0:
+                statistics.add(sample(reformatter, picture))
+    return statistics
+
+
 def _copy(sources: Sequence[Path], output: Any, target: Path, fps: int, limit: int | None) -> int:
     written, header, stream = 0, "", None
     for source in sources:
@@ -154,14 +170,14 @@ def _mux(output: Any, packet: Any, target: Path) -> None:
     try:
         output.mux(packet)
     except (av.FFmpegError, ValueError) as error:
-        raise DatasetError(f"{target}: expected to write a picture, found {error}") from error
+        raise DatasetError(f"{target}: expected to write a picture, found {_said(error)}") from error
 
 
 def _all_pictures(container: Any, path: Path) -> Iterator[Any]:
     try:
         yield from container.decode(video=0)
     except av.FFmpegError as error:
-        raise DatasetError(f"{path}: expected pictures that decode, found {error}") from error
+        raise DatasetError(f"{path}: expected pictures that decode, found {_said(error)}") from error
 
 
 def _chosen_pictures(container: Any, path: Path, indices: Iterable[int]) -> Iterator[Any]:
@@ -191,7 +207,12 @@ def _opened(path: Path, mode: str = "r", **arguments: Any) -> Iterator[Any]:
         with av.open(str(path), mode, **arguments) as container:
             yield container
     except (av.FFmpegError, OSError) as error:
-        raise DatasetError(f"{path}: expected a video file that can be {_deed(mode)}, found {error}") from error
+        raise DatasetError(f"{path}: expected a video file that can be {_deed(mode)}, found {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What FFmpeg says, without its own number and the file's name."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _deed(mode: str) -> str:
