@@ -1,0 +1,112 @@
+"""Which statistics of a dataset are not those of its rows, and what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groot_ros.dataset.check.statistics import TOLERANCES
+from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.read import Dataset, as_array
+from groot_ros.dataset.statistics import episode_statistics, vector_statistics
+from groot_ros.dataset.video_statistics import video_statistics
+
+_IMAGE_NAMES = ("min", "max", "mean", "std")
+
+
+def is_statistics(files: Dataset, episodes: Sequence[int], said: Any) -> bool:
+    """Whether ``said``, of stats.json, is right for every float feature, and has no ``count``.
+
+    Raises: DatasetError when rows cannot be read, or hold numbers that are not finite.
+    """
+    if not isinstance(said, dict) or any(not isinstance(row, dict) or "count" in row for row in said.values()):
+        return False
+    names = [name for name, feature in files.features.items() if str(feature["dtype"]).startswith("float")]
+    tables = [files.table(episode, names) for episode in episodes]
+    for name in names:
+        values = np.concatenate([as_array(table.column(name)) for table in tables])
+        if not np.isfinite(values).all():
+            raise DatasetError(
+                f"{files.root}: expected finite numbers in {name}, found NaN or infinity: `groot-ros dataset check` "
+                "names the episode, `delete-episodes` removes it"
+            )
+        if name not in said or not _agree(said[name], vector_statistics(values)):
+            return False
+    return True
+
+
+def episode_columns(files: Dataset, episode: int) -> dict[str, NDArray[Any]]:
+    """Columns of an episode that have statistics. Raises: DatasetError when the rows cannot be read."""
+    table = files.table(episode)
+    features = files.features
+    names = [name for name in table.column_names if name in features and features[name]["dtype"] != "string"]
+    return {name: as_array(table.column(name)) for name in names}
+
+
+def is_episode_statistics(files: Dataset, columns: Mapping[str, NDArray[Any]], said: Any) -> bool:
+    """Whether ``said``, of a line of episodes_stats.jsonl, is right for the columns and well formed for the videos."""
+    if not isinstance(said, dict) or not all(_well_formed(said.get(feature)) for feature in files.video_keys):
+        return False
+    right = episode_statistics(columns, {})
+    return all(name in said and _agree(said[name], row, columns[name].dtype.kind) for name, row in right.items())
+
+
+def make_episode_statistics(
+    files: Dataset, episode: int, columns: Mapping[str, NDArray[Any]], said: Any
+) -> dict[str, Any]:
+    """Statistics of an episode; those of its videos are kept where they are well formed, else all is decoded.
+
+    Raises: DatasetError when a video cannot be read.
+    """
+    rows = len(next(iter(columns.values())))
+    images = {}
+    for feature in files.video_keys:
+        kept = said.get(feature) if isinstance(said, dict) else None
+        fresh = not _well_formed(kept)
+        images[feature] = video_statistics(files.video(episode, feature), rows).stats() if fresh else kept
+    return episode_statistics(columns, images)
+
+
+def _agree(said: Any, right: Mapping[str, Any], kind: str = "f") -> bool:
+    """The same numbers, up to what sums in float32 lose."""
+    if not isinstance(said, dict):
+        return False
+    low, high = (np.asarray(right[name], dtype=np.float64) for name in ("min", "max"))
+    size = np.maximum(np.abs(low), np.abs(high))
+    for name, numbers in right.items():
+        found = _array(said.get(name))
+        expected = np.asarray(numbers, dtype=np.float64)
+        # The standard deviation of counters does not grow with them.
+        scale = high - low if name == "std" and kind in "iu" else size
+        if found is None or found.shape != expected.shape:
+            return False
+        if (np.abs(found - expected) > TOLERANCES.get(name, 0.0) * scale + 1e-12).any():
+            return False
+    return True
+
+
+def _well_formed(said: Any) -> bool:
+    """Statistics of images as LeRobot reads them: (3, 1, 1) in 0..1, count [n]."""
+    if not isinstance(said, dict):
+        return False
+    arrays = [_array(said.get(name)) for name in _IMAGE_NAMES]
+    count = _array(said.get("count"))
+    if count is None or count.shape != (1,) or count[0] < 1:
+        return False
+    if any(array is None or array.shape != (3, 1, 1) for array in arrays):
+        return False
+    low, high, mean, _ = (np.asarray(array) for array in arrays)
+    return bool((low >= 0).all() and (low <= mean).all() and (mean <= high).all() and (high <= 1).all())
+
+
+def _array(value: Any) -> NDArray[np.float64] | None:
+    """Finite numbers, else None."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    good = array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+    return array.astype(np.float64) if good else None
