@@ -151,6 +151,8 @@ def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedE
     for episode in staged_episodes(root):
         if episode.state == "running":
             continue
+        for half in episode.path.glob("*.tmp"):
+            half.unlink()
         if not episode.rows:
             shutil.rmtree(episode.path)
             on_event(f"{episode.path}: removed an episode of which nothing was recorded: {episode.reason}")

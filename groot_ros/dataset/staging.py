@@ -189,7 +189,10 @@ class EpisodeWriter:
         except (DatasetError, OSError) as error:
             self._stop()
             found = unwritable(self.path, error) if isinstance(error, OSError) else error
-            self._note_abort(str(found))
+            if self.rows:
+                self._note_abort(str(found))
+            else:
+                self.discard()
             raise found from error
         return self.path
 
@@ -234,6 +237,8 @@ class EpisodeWriter:
         problem = self.problem
         if problem is not None:
             raise DatasetError(problem)
+        if not self.rows:
+            raise DatasetError(f"{self.path}: expected rows, found none: record longer")
         results = {key: encoder.close(_CLOSE_S) for key, encoder in self._encoders.items()}
         self._flush()
         problem = self.problem

@@ -185,7 +185,7 @@ class DatasetWriter:
             modality, expected = read_json(self.root, paths.MODALITY), self.spec.modality()
             differences = [
                 f"modality.json, {part}: this robot's is {expected[part]}, the dataset's is {modality.get(part)}"
-                for part in ("state", "action", "video")
+                for part in expected
                 if modality.get(part) != expected[part]
             ]
         if differences:

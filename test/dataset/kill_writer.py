@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset  # noqa: F401  (pyarrow imports it when it reads a first table, which every child would do anew)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import barcode
@@ -48,7 +49,7 @@ ROBOT = dataset_maker.small_arm()
 # Rows reach the disk once per "second": with four of them a killed episode has something to salvage.
 SPEC = replace(DatasetSpec.of(ROBOT), fps=4)
 KILLS_PER_DATASET = 10
-LONGEST_S = 0.4  # of a run that is killed by the clock
+LONGEST_S = 0.3  # of a run that is killed by the clock
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200, help="kills at seeded moments")
     parser.add_argument("--steps", type=int, default=2, help="kills at each named step of a commit")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the datasets are made; the system's folder when left out")
     arguments = parser.parse_args()
     plan: list[tuple[str, str | float]] = [("step", step) for step in STEPS for _ in range(arguments.steps)]
     chance = random.Random(arguments.seed)
@@ -96,7 +98,7 @@ def main() -> int:
     summary = Summary()
     begun = time.monotonic()
     for start in range(0, len(plan), KILLS_PER_DATASET):
-        folder = Path(tempfile.mkdtemp(prefix="kill_writer_"))
+        folder = Path(tempfile.mkdtemp(prefix="kill_writer_", dir=arguments.folder))
         one_dataset(folder / "dataset", plan[start : start + KILLS_PER_DATASET], arguments.seed + start, summary)
         if summary.problems:
             summary.problems.append(f"kept: {folder}")
@@ -181,7 +183,7 @@ def run_and_kill(root: Path, seed: int, way: str, when: str | float) -> Outcome:
 def write_forever(root: Path, seed: int, kill_at: str | None, write: Callable[[dict[str, Any]], None]) -> None:
     """Record and commit without end. With ``kill_at`` the process kills itself at a later visit of that step."""
     chance = random.Random(seed)
-    visits = chance.randint(1, 4)
+    visits = chance.randint(1, 3)
 
     def on_step(name: str) -> None:
         nonlocal visits
