@@ -27,8 +27,7 @@ from groot_ros.dataset.image_statistics import ImageStatistics
 from groot_ros.dataset.read import Dataset, as_array
 from groot_ros.dataset.rebuild import Built, Progress, new_folder
 from groot_ros.dataset.spec import EPISODE_INDEX, INDEX
-from groot_ros.dataset.video import VideoFacts, remux, video_facts
-from groot_ros.dataset.video_statistics import video_statistics
+from groot_ros.dataset.video import VideoFacts, image_statistics, remux, video_facts
 
 VERSION = "v3.0"
 DATA_PATTERN = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -222,7 +221,7 @@ def _image_statistics(source: Dataset, feature: str, frames: int, rows: list[Row
     total = ImageStatistics()
 
     def one(row: Row) -> ImageStatistics:
-        return video_statistics(source.video(row["episode_index"], feature), row["length"], frames)
+        return image_statistics(source.video(row["episode_index"], feature), row["length"], frames)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding lets other threads run
         for row, found in zip(rows, pool.map(one, rows)):

@@ -26,8 +26,7 @@ from groot_ros.dataset.read import Dataset, as_array, read_lines
 from groot_ros.dataset.recovery import staged_episodes
 from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, STAMP, TASK_INDEX
 from groot_ros.dataset.statistics import episode_statistics, refresh
-from groot_ros.dataset.video import count_frames, remux
-from groot_ros.dataset.video_statistics import video_statistics
+from groot_ros.dataset.video import count_frames, image_statistics, remux
 
 if TYPE_CHECKING:
     import pyarrow
@@ -324,7 +323,7 @@ def statistics_of(source: Dataset, episode: int, table: pyarrow.Table) -> dict[s
     columns = {name: as_array(table.column(name)) for name in table.column_names if name in source.features}
     columns = {name: values for name, values in columns.items() if source.features[name]["dtype"] != "string"}
     images = {
-        feature: video_statistics(source.video(episode, feature), table.num_rows).stats()
+        feature: image_statistics(source.video(episode, feature), table.num_rows).stats()
         for feature in source.video_keys
     }
     return episode_statistics(columns, images)

@@ -12,7 +12,7 @@ from groot_ros.dataset.check.statistics import TOLERANCES
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset, as_array
 from groot_ros.dataset.statistics import episode_statistics, vector_statistics
-from groot_ros.dataset.video_statistics import video_statistics
+from groot_ros.dataset.video import image_statistics
 
 _IMAGE_NAMES = ("min", "max", "mean", "std")
 
@@ -66,7 +66,7 @@ def make_episode_statistics(
     for feature in files.video_keys:
         kept = said.get(feature) if isinstance(said, dict) else None
         fresh = not _well_formed(kept)
-        images[feature] = video_statistics(files.video(episode, feature), rows).stats() if fresh else kept
+        images[feature] = image_statistics(files.video(episode, feature), rows).stats() if fresh else kept
     return episode_statistics(columns, images)
 
 

@@ -27,7 +27,6 @@ from groot_ros.dataset.staging import (
     read_sealed,
     seal_folder,
 )
-from groot_ros.dataset.video_statistics import video_statistics
 from groot_ros.dataset.writer import DatasetWriter
 
 _log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _mend(folder: Path) -> None:
         return
     count = _whole(folder, spec, len(rows))
     rows = _write_rows(folder, rows[:count])
-    images = {f"{IMAGES}.{key}": video_statistics(folder / f"{key}.mkv", count).stats() for key in spec.cameras}
+    images = {f"{IMAGES}.{key}": video.image_statistics(folder / f"{key}.mkv", count).stats() for key in spec.cameras}
     seal_folder(folder, spec, task, rows, images, {}, note, frames=count)
 
 

@@ -120,18 +120,21 @@ def decode_frames(path: Path, indices: Iterable[int] | None = None) -> Iterator[
             yield to_rgb(reformatter, picture, picture.width, picture.height, Interpolation.BICUBIC)
 
 
-def image_statistics(path: Path, every: int = 1) -> ImageStatistics:
-    """Statistics of every ``every``-th picture of a video file, as the recorder counts them.
+def image_statistics(path: Path, frames: int, count: int | None = None) -> ImageStatistics:
+    """Statistics of pictures 0 to ``frames`` - 1 of a video file, as the recorder counts them.
 
-    Raises: DatasetError when the file cannot be read.
+    Args:
+        count: take only so many of them, evenly spaced; None: all.
+
+    Raises: DatasetError when the file cannot be read or has fewer pictures.
     """
     statistics = ImageStatistics()
     with _opened(path) as container:
         _stream(container, path).codec_context.thread_count = 1
         reformatter = VideoReformatter()
-        for number, picture in enumerate(_all_pictures(container, path)):
-            if number % every == 0:
-                statistics.add(sample(reformatter, picture))
+        chosen = np.linspace(0, frames - 1, frames if count is None else min(count, frames)).round().astype(int)
+        for picture in _chosen_pictures(container, path, chosen.tolist()):
+            statistics.add(sample(reformatter, picture))
     return statistics
 
 
