@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -51,11 +51,6 @@ class Setting:
     def names(self) -> list[str]:
         """Names of the cameras, and their video keys."""
         return [f"camera_{index}" for index in range(self.cameras)]
-
-    @property
-    def longest_s(self) -> float:
-        """For how long the barcodes have numbers."""
-        return LIMIT / self.cameras / self.rate_hz
 
     def __str__(self) -> str:
         return f"{self.cameras} x {self.width}x{self.height} {self.encoding} at {self.rate_hz} Hz"
@@ -109,9 +104,12 @@ def write_embodiment(setting: Setting, path: Path) -> None:
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def picture_number(frame: int, camera: int, cameras: int) -> int:
-    """The barcode of frame ``frame`` of the ``camera``-th of ``cameras``: no two pictures have the same one."""
-    return frame * cameras + camera
+Number = TypeVar("Number", int, NDArray[np.int64])
+
+
+def picture_number(frame: Number, camera: int, cameras: int) -> Number:
+    """The barcode of frame ``frame`` of the ``camera``-th of ``cameras``; after ten minutes they come again."""
+    return (frame * cameras + camera) % LIMIT
 
 
 def positions(numbers: int | NDArray[np.int64], leader: bool = False) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
     python -m groot_ros.nodes.numbered_robot --ros-args -p embodiment:=robot.yaml -p log:=published.npz
 
-Stamps are the times at which messages are due; all cameras are triggered together.
+Stamps are the times at which messages are due; all cameras are triggered together. The first are sent when every topic
+has a subscriber, so that what was sent can be compared with what was received.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from groot_ros.closed_loop.barcode import LIMIT, Scene
+from groot_ros.closed_loop.barcode import Scene
 from groot_ros.closed_loop.numbered_robot import JOINTS, KEY, STATE_STREAM, Published, picture_number, positions
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import load_embodiment
@@ -34,7 +35,8 @@ from groot_ros.nodes.runtime import EXIT_FAILED, StartError, request_stop, run
 
 CAMERA_QOS = QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 JPEG_QUALITY = 90
-BEGIN_S = 0.2  # the first message is due so long after the start
+BEGIN_S = 0.5  # from the last subscriber that was found, who may not yet have found the publisher
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,14 @@ class NumberedRobot(Node):
         ]
         self._late_ns: list[list[int]] = [[] for _ in cameras]
         self._counts = {"cameras": 0, "joints": 0}
-        self._end = threading.Event()
-        self._begin_s = time.monotonic() + BEGIN_S
-        clock = Clock(clock_type=ClockType.SYSTEM_TIME)
-        self._begin_ns = int(clock.now().nanoseconds) + round((self._begin_s - time.monotonic()) * 1e9)
+        self._end, self._ready = threading.Event(), threading.Event()
+        self._begin_s, self._begin_ns = 0.0, 0
         (self._camera_hz,) = {camera.rate_hz for camera in cameras.values()}
         self._joint_hz = joints.rate_hz
         self._threads = [
-            threading.Thread(target=self._publish, args=arguments, name=arguments[0])
-            for arguments in (
-                ("cameras", self._camera_hz, self._send_pictures),
-                ("joints", self._joint_hz, self._send_joints),
-            )
+            threading.Thread(target=self._wait_for_subscribers, name="start"),
+            threading.Thread(target=self._publish, args=("cameras", self._camera_hz, self._send_pictures)),
+            threading.Thread(target=self._publish, args=("joints", self._joint_hz, self._send_joints)),
         ]
         for thread in self._threads:
             thread.start()
@@ -95,6 +93,7 @@ class NumberedRobot(Node):
     def close(self) -> None:
         """Stop, and write what was sent."""
         self._end.set()
+        self._ready.set()
         for thread in self._threads:
             thread.join()
         frames, joints = self._counts["cameras"], self._counts["joints"]
@@ -112,9 +111,20 @@ class NumberedRobot(Node):
     def _stamp_ns(self, number: int, rate_hz: float) -> int:
         return self._begin_ns + number * 1_000_000_000 // round(rate_hz)
 
+    def _wait_for_subscribers(self) -> None:
+        publishers = [*self._cameras.values(), self._joints, self._leader]
+        while not all(publisher.get_subscription_count() for publisher in publishers):
+            if self._end.wait(LOOK_S):
+                return
+        clock = Clock(clock_type=ClockType.SYSTEM_TIME)
+        self._begin_s = time.monotonic() + BEGIN_S
+        self._begin_ns = int(clock.now().nanoseconds) + round((self._begin_s - time.monotonic()) * 1e9)
+        self._ready.set()
+
     def _publish(self, what: str, rate_hz: float, send: Callable[[int, int], None]) -> None:
         """Call ``send(number, stamp)`` when it is due, and as soon as possible when that is past."""
         number = 0
+        self._ready.wait()
         try:
             while not self._end.wait(self._begin_s + number / rate_hz - time.monotonic()):
                 send(number, self._stamp_ns(number, rate_hz))
@@ -127,7 +137,7 @@ class NumberedRobot(Node):
     def _send_pictures(self, number: int, stamp_ns: int) -> None:
         for index, (name, publisher) in enumerate(self._cameras.items()):
             camera = self._embodiment.cameras[name]
-            barcode = picture_number(number, index, len(self._cameras)) % LIMIT
+            barcode = picture_number(number, index, len(self._cameras))
             message = _picture(self._scenes[index].draw(barcode), camera.encodings[0])
             message.header.stamp = to_time(stamp_ns)
             publisher.publish(message)
