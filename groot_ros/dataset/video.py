@@ -72,7 +72,7 @@ def remux(sources: Sequence[Path], target: Path, fps: int, limit: int | None = N
 def count_frames(path: Path) -> int:
     """Pictures in a video file, by its packets; of a file that was cut off, those that are whole.
 
-    Raises: DatasetError when it cannot be read.
+    Raises: DatasetError when it cannot be read, which is so for a recording that was cut off before its second picture.
     """
     with _opened(path) as container:
         return sum(1 for _ in _packets(container, path))
@@ -185,17 +185,20 @@ def _all_pictures(container: Any, path: Path) -> Iterator[Any]:
 
 def _chosen_pictures(container: Any, path: Path, indices: Iterable[int]) -> Iterator[Any]:
     stream = _stream(container, path)
-    step = Fraction(1) / (stream.average_rate * stream.time_base)  # time units from a picture to the next
+    if not stream.average_rate:
+        raise DatasetError(f"{path}: expected a video with a frame rate, found none: write it again")
+    step = 1 / (stream.average_rate * stream.time_base)  # time units from a picture to the next
+    start = stream.start_time or 0
     near = 4  # decoding so many on is cheaper than to seek
     pictures, current = _all_pictures(container, path), -1
     picture: Any = None
     for index in indices:
         if index != current or picture is None:
             if not current < index <= current + near:
-                container.seek(round(index * step), stream=stream, backward=True)
+                container.seek(start + round(index * step), stream=stream, backward=True)
                 pictures = _all_pictures(container, path)
             for picture in pictures:
-                current = round(picture.pts / step)
+                current = round((picture.pts - start) / step)
                 if current >= index:
                     break
             if current != index:

@@ -36,6 +36,8 @@ _RAW: dict[str, tuple[str, int, ColorRange]] = {
 # What the JPEG decoder returns where OpenCV reads the same colours. The rest (RGB inside, CMYK, a comment that asks
 # for limited range) goes through OpenCV.
 _JPEG = ("yuvj420p", "yuvj422p", "yuvj440p", "yuvj444p", "gray")
+# swscale's flag "full chroma interpolation": without it all values come out one level too dark (measured).
+_UNBIASED_POINT = int(Interpolation.POINT) | 0x2000  # older PyAV has no name for the flag
 # A thread pool for each conversion of a small picture costs more than it gains; older PyAV has no such option.
 _ONE_THREAD = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 
@@ -117,12 +119,11 @@ class PictureMaker:
 def sample(reformatter: VideoReformatter, picture: av.VideoFrame) -> NDArray[np.uint8]:
     """Every fourth pixel of every fourth row of a picture, uint8 [H // 4, W // 4, 3] RGB (at least one pixel)."""
     width, height = (max(1, size // STRIDE) for size in (picture.width, picture.height))
-    # Without the second flag all values come out one level too dark (measured).
-    return to_rgb(reformatter, picture, width, height, Interpolation.POINT | Interpolation.FULL_CHR_H_INT)
+    return to_rgb(reformatter, picture, width, height, _UNBIASED_POINT)
 
 
 def to_rgb(
-    reformatter: VideoReformatter, picture: av.VideoFrame, width: int, height: int, interpolation: Interpolation
+    reformatter: VideoReformatter, picture: av.VideoFrame, width: int, height: int, interpolation: int
 ) -> NDArray[np.uint8]:
     """Pixels of a decoded picture, uint8 [height, width, 3], RGB; a picture without tags counts as BT.601, limited."""
     full = picture.format.name.startswith("yuvj") or picture.color_range == ColorRange.JPEG
