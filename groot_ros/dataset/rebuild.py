@@ -31,7 +31,7 @@ from groot_ros.dataset.video import count_frames, image_statistics, remux
 if TYPE_CHECKING:
     import pyarrow
 
-_REMEDY = {"relative_stats.json": ": `groot-ros dataset stats --relative --write` makes it for the new rows"}
+_REMEDY = {"relative_stats.json": ": `groot-ros dataset stats --relative` makes it for the new rows"}
 
 Progress = Callable[[int, int], None]  # episodes done, of how many
 

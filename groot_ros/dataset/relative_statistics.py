@@ -6,12 +6,14 @@ horizon, so they are made for one robot, one generation and one horizon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.dataset import durable, paths
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.spec import ACTION, STATE
@@ -72,6 +74,14 @@ def relative_statistics(
         except DatasetError as error:
             raise DatasetError(f"{dataset.root}: action key {key}: {error}") from error
     return result
+
+
+def write_relative_statistics(root: Path, statistics: Mapping[str, Any]) -> Path:
+    """Write relative_stats.json; its path. The caller holds the dataset's lock. Raises: OSError."""
+    durable.make_folder(root / paths.STAGING)
+    path = root / paths.RELATIVE_STATS
+    durable.write_json(path, statistics, root / paths.STAGING / f"{path.name}.tmp")
+    return path
 
 
 def step_statistics(
