@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from groot_ros.cli_benchmark import benchmark_app
+from groot_ros.cli_dataset import dataset_app
 from groot_ros.cli_options import (
     FULL_SIZES,
     CheckpointOption,
     ChunkingMode,
+    Codec,
     DeviceOption,
+    DropPolicy,
     DtypeOption,
     EmbodimentOption,
     Generation,
@@ -35,6 +39,7 @@ app = typer.Typer(
 )
 docs_app = typer.Typer(help="Write the generated pages of docs/.", no_args_is_help=True)
 app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(dataset_app, name="dataset")
 app.add_typer(docs_app, name="docs")
 
 DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
@@ -163,6 +168,43 @@ def policy(
 
 
 @app.command()
+def record(
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="New directory, or a dataset to append to.")],
+    embodiment: EmbodimentOption = "sim_arm",
+    task: Annotated[str, typer.Option(help="What is done in the episodes, in words.")] = "",
+    generation: Annotated[
+        Generation | None, typer.Option("--generation", "-g", help="Record for this one; default: the YAML's newest.")
+    ] = None,
+    drop: Annotated[
+        DropPolicy, typer.Option(help="A tick without good samples: fail (abort), split, or flag the row.")
+    ] = DropPolicy.fail,
+    codec: Annotated[Codec, typer.Option(help="H.264 encoder; auto: NVENC where it works, else libx264.")] = Codec.auto,
+    policy: Annotated[
+        str, typer.Option(help="Policy node, such as groot_policy, whose pauses are marked as interventions.")
+    ] = "",
+    sim_time: Annotated[bool, typer.Option("--sim-time", help="Follow /clock.")] = False,
+) -> None:
+    """Run the recorder node /groot_recorder, configured and activated. Exit code 2 when it cannot be configured.
+
+    Example: [bold]groot-ros record -e sim_arm --dataset /tmp/pick --task "pick up the red cube"[/bold]
+    """
+    from groot_ros.nodes.recorder import main as recorder_main
+
+    parameters: dict[str, Any] = {
+        "embodiment": embodiment,
+        "generation": generation.value if generation else "",
+        "dataset": str(dataset),
+        "task": task,
+        "drop_policy": drop.value,
+        "codec": codec.value,
+        "policy": policy,
+        "use_sim_time": sim_time,
+        "autostart": True,
+    }
+    recorder_main(_ros_arguments("groot-ros record", parameters), give_up=True)
+
+
+@app.command()
 def replay(
     bag: Annotated[Path, typer.Argument(help="rosbag2 directory (mcap or sqlite3).")],
     checkpoint: CheckpointOption,
@@ -226,9 +268,9 @@ def docs_parameters(
 def _ros_arguments(program: str, parameters: dict[str, Any]) -> list[str]:
     arguments = [program, "--ros-args"]
     for name, value in parameters.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        # An empty text or one like a number would be read as another YAML type.
-        arguments += ["-p", f"{name}:='{text}'" if isinstance(value, str) else f"{name}:={text}"]
+        # A text is quoted as YAML: an empty one, or one like a number, would be read as another type.
+        text = json.dumps(value, ensure_ascii=False)
+        arguments += ["-p", f"{name}:={text}"]
     return arguments
 
 

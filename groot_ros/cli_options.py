@@ -52,6 +52,22 @@ class Storage(str, Enum):
     sqlite3 = "sqlite3"
 
 
+class DropPolicy(str, Enum):
+    """What a recorder does with a tick that has no good samples."""
+
+    fail = "fail"
+    split = "split"
+    flag = "flag"
+
+
+class Codec(str, Enum):
+    """H.264 encoders."""
+
+    auto = "auto"
+    libx264 = "libx264"
+    h264_nvenc = "h264_nvenc"
+
+
 EmbodimentOption = Annotated[
     str, typer.Option("--embodiment", "-e", help="Name in config/embodiments, or path of a YAML file.")
 ]

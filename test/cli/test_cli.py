@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from groot_ros.cli import app
@@ -19,7 +20,7 @@ from groot_ros.embodiment.load import load_embodiment
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ["benchmark node", "benchmark load", "benchmark control", "benchmark continuity"]
-COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "replay", "embodiments", *BENCHMARKS]
+COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *BENCHMARKS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -97,7 +98,7 @@ def test_policy_hands_its_options_to_the_node(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("groot_ros.nodes.policy.main", record)
     result = CliRunner().invoke(app, ["policy", "-c", "nvidia/GR00T-N1.7-DROID", "--match-reference-bf16"])
     assert result.exit_code == 0, result.output
-    assert "checkpoint:='nvidia/GR00T-N1.7-DROID'" in given
+    assert 'checkpoint:="nvidia/GR00T-N1.7-DROID"' in given
     assert "match_reference_bf16:=true" in given and "give_up True" in given
     assert "control_rate_hz:=0.0" in given and "chunking:=''" in given  # as the YAML says
     given.clear()
@@ -214,3 +215,14 @@ def test_no_room_for_a_random_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 2
     for word in ("size full needs 8.0 GB", "found 3.0 GB free", "TMPDIR", "--checkpoint"):
         assert word in result.output
+
+
+def test_record_quotes_a_task_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("groot_ros.nodes.recorder.main", lambda args, give_up: given.extend(args))
+    task = 'put the robot\'s "cup" away: ünd # more'
+    result = CliRunner().invoke(app, ["record", "--dataset", "/tmp/x", "--task", task, "--drop", "split"])
+    assert result.exit_code == 0, result.output
+    assert {'dataset:="/tmp/x"', 'drop_policy:="split"', "autostart:=true"} <= set(given)
+    (text,) = (argument.removeprefix("task:=") for argument in given if argument.startswith("task:="))
+    assert yaml.safe_load(text) == task

@@ -78,6 +78,7 @@ def test_status_survives_the_wire() -> None:
 def test_recorder_status_survives_the_wire() -> None:
     status = RecorderStatus(state=RecorderStatus.RECORDING, task="pick up the red cube", rows=2**40, segments=2)
     status.stream_names, status.stream_age_s, status.stream_rate_hz = ["front"], [0.02], [30.0]
-    status.stream_expected_hz, status.stream_gaps, status.frozen_cameras = [30.0], [3], ["front"]
+    status.stream_topics, status.stream_expected_hz, status.stream_gaps = ["/front/image_raw"], [30.0], [3]
+    status.stream_received, status.stream_rejected, status.frozen_cameras = [90], [1], ["front"]
     status.encoder_names, status.encoder_waiting, status.encoder_peak = ["front"], [1], [7]
     assert deserialize_message(serialize_message(status), RecorderStatus) == status
