@@ -123,7 +123,7 @@ class EpisodeWriter:
             has a ``problem``.
 
         Raises:
-            DatasetError: a video key is missing, or the episode has ended.
+            DatasetError: a video key is missing, the first row repeats a picture, or the episode has ended.
         """
         if self._descriptor < 0:
             raise DatasetError(f"{self.path}: expected an episode that is recorded, found it ended: begin another")
@@ -131,6 +131,8 @@ class EpisodeWriter:
             raise DatasetError(
                 f"{self.path}: expected a picture of {', '.join(self._encoders)}, found {', '.join(frames) or 'none'}"
             )
+        if not self.rows and None in frames.values():
+            raise DatasetError(f"{self.path}: expected a picture of every camera in the first row, found a repeat")
         if self.problem is not None:
             return False
         full = [key for key, encoder in self._encoders.items() if frames[key] is not None and encoder.full]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from groot_ros.dataset import paths, statistics
+from groot_ros.dataset import durable, paths, statistics
 from groot_ros.dataset.commit import RECORD, Step, Totals, commit, roll_forward
 from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
@@ -67,7 +67,7 @@ class DatasetWriter:
         self._commit_lock = threading.Lock()
         self._closed = False
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.root)
         except OSError as error:
             raise unwritable(self.root, error) from error
         self._lock = DatasetLock(self.root)

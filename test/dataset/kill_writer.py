@@ -38,7 +38,7 @@ import dataset_maker
 from groot_ros.dataset import paths, statistics
 from groot_ros.dataset.columns import columns
 from groot_ros.dataset.commit import STEPS
-from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.read import Dataset, as_array
 from groot_ros.dataset.recovery import staged_episodes
 from groot_ros.dataset.salvage import salvage
 from groot_ros.dataset.spec import FLAG_SALVAGED, FLAGS, DatasetSpec
@@ -49,7 +49,8 @@ ROBOT = dataset_maker.small_arm()
 # Rows reach the disk once per "second": with four of them a killed episode has something to salvage.
 SPEC = replace(DatasetSpec.of(ROBOT), fps=4)
 KILLS_PER_DATASET = 10
-LONGEST_S = 0.3  # of a run that is killed by the clock
+# When a run is killed by the clock: so many words of the child after its first, and then so long.
+MOST_WORDS, LONGEST_S = 60, 0.03
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,25 @@ class Episode:
         return dataset_maker.make_rows(SPEC, self.count, self.token, 10**18 + self.token * 10**11)
 
 
+@dataclass(frozen=True)
+class Kill:
+    """When a child is killed: at a step of a commit, by itself; or so many words after its first and so long."""
+
+    words: int = 0
+    delay_s: float = 0.0
+    step: str | None = None
+
+
+NEVER = Kill()
+
+
 @dataclass
 class Outcome:
     """What one killed child had told."""
 
     committed: list[int] = field(default_factory=list)  # tokens, in order
     under_way: list[int] = field(default_factory=list)
-    step: str = "before the first commit"
+    step: str = "opening"
     error: str | None = None
 
 
@@ -90,10 +103,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2, help="kills at each named step of a commit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the datasets are made; the system's folder when left out")
+    parser.add_argument("--keep", action="store_true", help="leave the datasets there, for the real loaders")
     arguments = parser.parse_args()
-    plan: list[tuple[str, str | float]] = [("step", step) for step in STEPS for _ in range(arguments.steps)]
     chance = random.Random(arguments.seed)
-    plan += [("time", chance.uniform(0.0, LONGEST_S)) for _ in range(arguments.runs)]
+    plan = [Kill(step=step) for step in STEPS for _ in range(arguments.steps)]
+    plan += [Kill(chance.randint(0, MOST_WORDS), chance.uniform(0.0, LONGEST_S)) for _ in range(arguments.runs)]
     chance.shuffle(plan)
     summary = Summary()
     begun = time.monotonic()
@@ -103,7 +117,8 @@ def main() -> int:
         if summary.problems:
             summary.problems.append(f"kept: {folder}")
             break
-        shutil.rmtree(folder)
+        if not arguments.keep:
+            shutil.rmtree(folder)
     print(json.dumps({**summary.to_json(), "seed": arguments.seed, "wall_s": round(time.monotonic() - begun, 1)}))
     return 1 if summary.problems or sum(summary.kills.values()) != len(plan) else 0
 
@@ -132,22 +147,22 @@ class Summary:
         }
 
 
-def one_dataset(root: Path, plan: list[tuple[str, str | float]], seed: int, summary: Summary) -> None:
+def one_dataset(root: Path, plan: list[Kill], seed: int, summary: Summary) -> None:
     """Kills one after the other on one dataset, with a check after each, and a salvage at the end."""
     there: list[int] = []
     chance = random.Random(seed)
-    for number, (way, when) in enumerate(plan):
-        outcome = run_and_kill(root, seed * 1000 + number, way, when)
+    for number, kill in enumerate(plan):
+        outcome = run_and_kill(root, seed * 1000 + number, kill)
         # Recovery may be killed as well; the next one ends it.
         while chance.random() < 0.4:
-            in_child(partial(only_open, root), kill_after_s=chance.uniform(0.0, 0.02))
+            in_child(partial(only_open, root), Kill(delay_s=chance.uniform(0.0, LONGEST_S)))
             summary.recoveries_killed += 1
-        summary.kills[f"at {when}" if way == "step" else f"by the clock, in {outcome.step}"] += 1
+        summary.kills[f"at {kill.step}" if kill.step else f"by the clock, in {outcome.step}"] += 1
         summary.committed += len(outcome.committed)
         found = in_child(partial(_told, verify, root, there, outcome))[-1]
         if "error" in found or outcome.error or found["problems"]:
-            summary.problems += [f"{way} {when}: {text}" for text in (outcome.error, found.get("error")) if text]
-            summary.problems += [f"{way} {when}: {text}" for text in found.get("problems", [])]
+            texts = [text for text in (outcome.error, found.get("error")) if text] + found.get("problems", [])
+            summary.problems += [f"{kill}: {text}" for text in texts]
             return
         extra = len(found["tokens"]) - len(there) - len(outcome.committed)
         there = found["tokens"]
@@ -161,18 +176,18 @@ def one_dataset(root: Path, plan: list[tuple[str, str | float]], seed: int, summ
     summary.salvaged += found.get("salvaged", 0)
 
 
-def run_and_kill(root: Path, seed: int, way: str, when: str | float) -> Outcome:
+def run_and_kill(root: Path, seed: int, kill: Kill) -> Outcome:
     """Let a child write until it is killed; what it had told by then."""
     outcome = Outcome()
-    step = str(when) if way == "step" else None
-    delay_s = float(when) if way == "time" else None
-    for told in in_child(lambda write: write_forever(root, seed, step, write), delay_s):
+    for told in in_child(lambda write: write_forever(root, seed, kill.step, write), kill):
         if "under_way" in told:
             outcome.under_way = told["under_way"]
         elif "committed" in told:
             outcome.committed += outcome.under_way
             outcome.under_way = []
-            outcome.step = "recording"
+            outcome.step = "after a commit"
+        elif "recording" in told or "sealing" in told:
+            outcome.step = next(iter(told))
         elif "step" in told:
             outcome.step = f"commit, {told['step']}"
         elif "error" in told:
@@ -201,10 +216,13 @@ def write_forever(root: Path, seed: int, kill_at: str | None, write: Callable[[d
             staged = []
             for episode in batch:
                 staging = writer.begin(episode.task)
+                write({"recording": episode.count})
                 dataset_maker.record(staging, episode.rows(), first=episode.first)
+                write({"sealing": True})
                 staged.append(staging.seal({"token": episode.token}))
             # The recorder goes on with the next episode while one is committed.
             other = writer.begin("another")
+            write({"recording": 13})
             dataset_maker.record(other, Episode(10).rows())
             write({"under_way": [episode.token for episode in batch]})
             writer.commit(staged)
@@ -227,6 +245,8 @@ def verify(root: Path, before: list[int], outcome: Outcome) -> dict[str, Any]:
     begun = time.monotonic()
     writer = DatasetWriter(root, SPEC, min_free_bytes=0, on_event=lambda text: None)
     open_ms = (time.monotonic() - begun) * 1e3
+    if statistics.is_stale(root):
+        problems.append("stats.json: old after recovery")
     running = [episode.path.name for episode in staged_episodes(root) if episode.state == "running"]
     writer.close()
     dataset = Dataset(root)
@@ -248,7 +268,7 @@ def compare(dataset: Dataset, tokens: list[int], problems: list[str], since: int
         expected = columns(SPEC, episode.rows(), index, first, tasks[episode.task])
         table = dataset.table(index)
         for name, values in expected.items():
-            if not np.array_equal(dataset.column(index, name), values):
+            if not np.array_equal(as_array(table.column(name)), values):
                 problems.append(f"episode {index}: {name} is not what was recorded")
         if table.num_rows != episode.count or dataset.episodes[index].length != episode.count:
             problems.append(f"episode {index}: {table.num_rows} rows, expected {episode.count}")
@@ -317,12 +337,8 @@ def salvage_all(root: Path, tokens: list[int]) -> dict[str, Any]:
     return {"problems": problems, "salvaged": len(reports)}
 
 
-def in_child(work: Callable[[Callable[[dict[str, Any]], None]], None], kill_after_s: float | None = None) -> list[Any]:
-    """What a forked process writes, as far as it comes: this one stays without threads, so that it can be forked.
-
-    Args:
-        kill_after_s: kill it so long after its first word.
-    """
+def in_child(work: Callable[[Callable[[dict[str, Any]], None]], None], kill: Kill = NEVER) -> list[Any]:
+    """What a forked process writes, as far as it comes. This one stays without threads, so that it can be forked."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -336,9 +352,9 @@ def in_child(work: Callable[[Callable[[dict[str, Any]], None]], None], kill_afte
         os._exit(code)
     os.close(write_end)
     with open(read_end, "rb") as pipe:
-        lines = [pipe.readline()]
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
+        lines = [pipe.readline() for _ in range(kill.words + 1)]
+        if kill is not NEVER and kill.step is None:
+            time.sleep(kill.delay_s)
             os.kill(child, signal.SIGKILL)
         lines += pipe.readlines()
     os.waitpid(child, 0)

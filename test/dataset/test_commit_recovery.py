@@ -208,6 +208,26 @@ def test_files_of_no_episode_are_moved_out(root: Path) -> None:
     assert kept.read_bytes() == (root / paths.data_path(0)).read_bytes()
 
 
+def test_half_files_are_removed_and_statistics_brought_up_to_date(root: Path) -> None:
+    half = root / ".staging/COMMIT.json.tmp"
+    with open_writer(root) as target:
+        target.commit([sealed(target, 3)])
+        assert statistics.is_stale(root), "the owner says when"
+        half.write_text("{")
+        target._lock.release()  # as if it were killed here
+        with open_writer(root) as again:
+            assert again.recovered.refreshed and not statistics.is_stale(root) and not half.exists()
+    assert lengths(root) == [5, 3]
+
+
+def test_rows_are_on_their_way_every_second(root: Path) -> None:
+    with open_writer(root) as target:
+        episode = target.begin("pick")
+        dataset_maker.record(episode, dataset_maker.make_rows(SPEC, SPEC.fps + 5, seed=0))
+        assert len(staging.read_rows(episode.path, SPEC)) == SPEC.fps
+        episode.discard()
+
+
 def test_interrupted_creation_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for works in range(4):
         monkeypatch.setattr(durable, "write_file", Full(durable.write_file, works))

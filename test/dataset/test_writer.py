@@ -242,6 +242,8 @@ def test_empty_task_wrong_keys_and_an_ended_episode(open_writer: Open) -> None:
         episode = writer.begin("pick")
         with pytest.raises(DatasetError, match="expected a picture of front, wrist, found front"):
             episode.add(row, {"front": dataset_maker.picture(0)})
+        with pytest.raises(DatasetError, match="in the first row, found a repeat"):
+            episode.add(row, {"front": dataset_maker.picture(0), "wrist": None})
         episode.discard()
         with pytest.raises(DatasetError, match="found it ended"):
             episode.add(row, dict.fromkeys(SPEC.cameras))
