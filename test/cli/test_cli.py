@@ -100,11 +100,11 @@ def test_policy_hands_its_options_to_the_node(monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 0, result.output
     assert 'checkpoint:="nvidia/GR00T-N1.7-DROID"' in given
     assert "match_reference_bf16:=true" in given and "give_up True" in given
-    assert "control_rate_hz:=0.0" in given and "chunking:=''" in given  # as the YAML says
+    assert "control_rate_hz:=0.0" in given and 'chunking:=""' in given  # as the YAML says
     given.clear()
     result = CliRunner().invoke(app, ["policy", "-c", "tiny", "--control-rate", "100", "--chunking", "blend"])
     assert result.exit_code == 0, result.output
-    assert "control_rate_hz:=100.0" in given and "chunking:='blend'" in given
+    assert "control_rate_hz:=100.0" in given and 'chunking:="blend"' in given
 
 
 def test_policy_offers_every_way_of_chunking() -> None:
