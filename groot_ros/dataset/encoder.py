@@ -147,7 +147,7 @@ class CameraEncoder:
 
     def end(self) -> None:
         """There are no more pictures: the thread ends after those that wait. Does not wait for it."""
-        self._end()
+        self._close_queue(aborted=False)
 
     def close(self, timeout_s: float) -> EncoderResult:
         """Encode what waits, and finish the file.
@@ -155,7 +155,7 @@ class CameraEncoder:
         Raises:
             DatasetError: encoding failed (``error``), or is not ready in time; then it is aborted.
         """
-        self._end()
+        self.end()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             self._fail(f"expected the last pictures within {timeout_s:g} s, found {self.waiting} waiting", "is busy")
@@ -168,7 +168,7 @@ class CameraEncoder:
 
     def abort(self) -> None:
         """End the thread without encoding what waits; the file keeps what it has."""
-        self._end(aborted=True)
+        self._close_queue(aborted=True)
         self._thread.join(_STOP_S)
         if self._thread.is_alive():
             self._fail(f"expected the thread to end within {_STOP_S:g} s, found it running", "hangs")
@@ -191,7 +191,7 @@ class CameraEncoder:
         self._last = frame
         self.peak = max(self.peak, len(self._queue))
 
-    def _end(self, aborted: bool = False) -> None:
+    def _close_queue(self, aborted: bool) -> None:
         with self._changed:
             self._closing = True
             self._aborted |= aborted
