@@ -189,7 +189,7 @@ class EpisodeWriter:
             for key in self._encoders:
                 (self.path / f"{key}.mkv").unlink()
         except (DatasetError, OSError) as error:
-            self._stop()
+            self._stop()  # with the last rows, of which salvage takes those that have their pictures
             found = unwritable(self.path, error) if isinstance(error, OSError) else error
             if self.rows:
                 self._note_abort(str(found))
@@ -200,10 +200,6 @@ class EpisodeWriter:
 
     def abort(self, reason: str) -> None:
         """Stop. What was recorded stays for ``groot-ros dataset salvage`` unless it is nothing."""
-        for encoder in self._encoders.values():
-            encoder.abort()
-        if self._descriptor >= 0:
-            self._flush()
         self._stop()
         if self.rows == 0:
             self.discard()
@@ -271,6 +267,8 @@ class EpisodeWriter:
     def _stop(self) -> None:
         for encoder in self._encoders.values():
             encoder.abort()
+        if self._descriptor >= 0:
+            self._flush()
         self._release()
 
     def _note_abort(self, reason: str) -> None:
