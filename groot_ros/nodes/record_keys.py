@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import select
 import shutil
 import sys
@@ -40,6 +41,8 @@ SERVICES: dict[str, type] = {
 }
 SILENT_S = 1.5  # the recorder publishes its status at 5 Hz
 PENDING_KEYS = 16
+# An arrow, a function key or Alt with a key comes as several characters, letters among them.
+ESCAPED = re.compile(r"\x1b(\[[0-9;]*[A-Za-z~]|O?.|)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ def call_for(wish: str, status: RecorderStatus) -> Call | str:
 class Keyboard:
     """Keys of a terminal or a pipe, read in a thread of its own, one at a time and without Enter.
 
+    Attributes:
+        keys: those pressed; what does not fit is left out.
+        ended: there will be no more.
+        thread: reads until then.
+
     Raises:
         StartError: the process is in the background of its terminal, and reading would stop it.
     """
@@ -100,15 +108,15 @@ class Keyboard:
             self._before = termios.tcgetattr(descriptor)
             tty.setcbreak(descriptor)
         self._end_reader, self._end_writer = os.pipe()
-        self._thread = threading.Thread(target=self._read, name="keyboard", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._read, name="keyboard", daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
         """Give the terminal back as it was."""
         if self._before is not None:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
         os.close(self._end_writer)
-        self._thread.join()
+        self.thread.join()
         os.close(self._end_reader)
 
     def _read(self) -> None:
@@ -120,9 +128,7 @@ class Keyboard:
             if not data:
                 self.ended = True
                 return
-            if data[:1] == b"\x1b":  # an arrow or function key comes as several characters, letters among them
-                continue
-            for key in data.decode("utf-8", errors="replace"):
+            for key in ESCAPED.sub("", data.decode("utf-8", errors="replace")):
                 with contextlib.suppress(queue.Full):  # a key held down: what came first is what was meant
                     self.keys.put_nowait(key)
 
@@ -233,6 +239,7 @@ class RecordKeys(Node):
     def _show(self) -> None:
         """The status: in one line that is written over on a terminal, else when state or reason change."""
         if self._status is None or self._silent():
+            self._pending.clear()  # a recorder that is gone does not answer
             state = line = f"no recorder: nothing on {self._options.recorder}/status"
         else:
             line = status_line(self._status)

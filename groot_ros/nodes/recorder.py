@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from groot_ros.dataset.background import Committed
+from groot_ros.dataset.bag_events import EpisodeEvent
 from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.session_types import Answer, SessionEvent, SessionState
 from groot_ros.dataset.staging import EpisodeWriter
@@ -148,7 +148,9 @@ class RecorderNode(LifecycleNode):
 
     def _leave_episode(self, why: str) -> None:
         if self._recording is not None and self._recording.session.state is not SessionState.IDLE:
-            self._recording.session.abandon(why, self._now_ns())
+            now_ns, root = self._now_ns(), self._recording.dataset.root
+            self._recording.session.abandon(f"{why}; `groot-ros dataset salvage {root}` takes over its rows", now_ns)
+            self._event(EpisodeEvent("discard", now_ns))
             self._tell_events(self._recording)
 
     def _forget(self, timeout_s: float) -> None:
@@ -167,9 +169,9 @@ class RecorderNode(LifecycleNode):
         answer = recording.session.start(task, now_ns)
         if answer.ok:
             self._counts.last_result = ""
-            self._event("start", now_ns, task=task.strip())
+            self._event(EpisodeEvent("start", now_ns, task=task.strip()))
             if recording.intervention.on:  # said again for a bag that began after it was said
-                self._event("intervention", now_ns, on=True)
+                self._event(EpisodeEvent("intervention", now_ns))
             if self._settings.policy and recording.intervention.by_policy is None:
                 self.get_logger().warning(
                     f"nothing heard on {self._settings.policy}/status: rows are not marked as interventions until it is"
@@ -182,14 +184,14 @@ class RecorderNode(LifecycleNode):
         if answer.ok:
             self._counts.discarded += 1
             self._counts.last_result = answer.message
-            self._event("discard", now_ns)
+            self._event(EpisodeEvent("discard", now_ns))
         return answer
 
     def _pause(self, recording: Recording, on: bool) -> Answer:
         now_ns = self._now_ns()
         answer = recording.session.pause(on, now_ns)
         if answer.ok:
-            self._event("pause" if on else "resume", now_ns)
+            self._event(EpisodeEvent("pause" if on else "resume", now_ns))
         return answer
 
     def _by_person(self, recording: Recording, on: bool) -> Answer:
@@ -206,7 +208,7 @@ class RecorderNode(LifecycleNode):
         if intervention.on != before:
             now_ns = self._now_ns()
             recording.session.intervention(intervention.on, now_ns)
-            self._event("intervention", now_ns, on=intervention.on)
+            self._event(EpisodeEvent("intervention", now_ns, on=intervention.on))
 
     def _on_policy(self, message: PolicyStatus) -> None:
         self._policy_heard_s = time.monotonic()
@@ -244,7 +246,7 @@ class RecorderNode(LifecycleNode):
         answer, finished = recording.session.save(now_ns)
         if not answer.ok:
             return answer
-        self._event("save", now_ns)
+        self._event(EpisodeEvent("save", now_ns))
         done: Future[Answer] = Future()
         source = {"source": self.get_fully_qualified_name()}
         episodes = [(cast(EpisodeWriter, segment.writer), {**segment.report, **source}) for segment in finished]
@@ -303,15 +305,16 @@ class RecorderNode(LifecycleNode):
         logger = self.get_logger()
         if event.kind == "aborted":
             logger.error(event.message)
+            self._counts.aborted += 1
             self._counts.last_result = event.message
         elif event.kind == "dropped":
             logger.warning(event.message)
         else:
             logger.info(event.message)
 
-    def _event(self, event: str, stamp_ns: int, **more: object) -> None:
+    def _event(self, event: EpisodeEvent) -> None:
         """Tell what was asked: a bag of it and of the robot's topics gives the same episodes."""
-        self._events.publish(String(data=json.dumps({"event": event, "stamp_ns": stamp_ns, **more})))
+        self._events.publish(String(data=event.to_text()))
 
     def _look(self) -> tuple[object, ...]:
         """What a change of is told at once."""
