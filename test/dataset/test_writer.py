@@ -296,6 +296,9 @@ def test_a_second_writer_is_refused_by_name(open_writer: Open) -> None:
         begun = writer.begin("pick")
         with pytest.raises(DatasetError, match=rf"expected no other writer, found process {os.getpid()} on "):
             open_writer()
+        (writer.root / paths.LOCK).write_text("")  # as in the moment between taking the lock and saying so
+        with pytest.raises(DatasetError, match="found a process that has just begun to write"):
+            open_writer()
         begun.discard()
     open_writer().close()
 
