@@ -77,9 +77,8 @@ def test_episode_shorter_than_a_chunk(clean: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b'{"a": [[1], "b"]}\n', None])
 def test_damage_is_told_and_never_raised(clean: Path, tmp_path: Path, damage: bytes | None) -> None:
     root = Path(shutil.copytree(clean, tmp_path / "copy"))
-    for file in sorted(path for path in clean.rglob("*.*") if path.is_file() and path.name != ".lock"):
-        if file.name == "statistics.json":
-            continue  # no part of the dataset: the recorder's note of what stats.json was made from
+    files = [path for path in clean.rglob("*.json*") if path.name != "statistics.json"]  # the recorder's own note
+    for file in [*files, clean / paths.data_path(1), clean / paths.video_path(1, FRONT)]:
         target = root / file.relative_to(clean)
         good = target.read_bytes()
         target.write_bytes(good[: len(good) // 2] if damage is None else damage)
