@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.grid import Grid
+from groot_ros.dataset.interventions import Interventions
 from groot_ros.dataset.segment import Segment, Tick
 from groot_ros.dataset.session_episode import Episode
 from groot_ros.dataset.session_inputs import SessionInputs
@@ -24,6 +26,9 @@ from groot_ros.dataset.session_types import (
     SessionEvent,
     SessionQuality,
     SessionState,
+    encoders_behind,
+    refused,
+    writer_failed,
 )
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.embodiment.schema import Embodiment
@@ -84,9 +89,8 @@ class Session:
         self._state, self._aborted = SessionState.IDLE, 0
         self._message, self._reason = "", ""
         self._events: deque[SessionEvent] = deque(maxlen=_MOST_EVENTS)
-        self._interventions: deque[tuple[int, bool]] = deque([(0, False)], maxlen=_MOST_EVENTS)
-        # The grid: tick number k is at anchor + k * 10**9 // fps.
-        self._anchor_ns = self._number = 0
+        self._interventions = Interventions()
+        self._grid = Grid(spec.fps)
         self._new_episode("")
 
     # --- what comes in -----------------------------------------------------------------------------------------------
@@ -149,11 +153,9 @@ class Session:
                 self._abort(before_ns, refusal)
         self._inputs.reset(now_ns)
         self._episode.first_commands.clear()
-        last = self._interventions[-1][1]
-        self._interventions.clear()
-        self._interventions.append((0, last))
+        self._interventions.forget_times()
         self._now_ns = now_ns
-        self._search_from(now_ns)
+        self._grid.restart(now_ns)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -185,18 +187,18 @@ class Session:
             return Answer(False, f"an episode is {self._state.value} already: save or discard it first")
         if not task:
             text = "task: expected what is demonstrated, in words, found nothing, publish it on ~/task or set task"
-            return _refused(Refusal(Reason.EMPTY_INSTRUCTION, "task", text))
+            return refused(Refusal(Reason.EMPTY_INSTRUCTION, "task", text))
         refusal = None if wait else self._inputs.not_ready(now_ns)
         if refusal is not None:
-            return _refused(refusal)
+            return refused(refusal)
         self._new_episode(task)
         try:
             self._episode.prepare()
         except DatasetError as error:
             self._new_episode("")
-            return _refused(_failed(str(error)))
+            return refused(writer_failed(str(error)))
         self._enter(SessionState.WAITING, "waiting for the first complete tick")
-        self._search_from(now_ns)
+        self._grid.restart(now_ns)
         return Answer(True, f"episode started: {task}")
 
     def save(self, now_ns: int) -> tuple[Answer, list[Finished]]:
@@ -246,14 +248,13 @@ class Session:
             return Answer(True, f"paused after {self._episode.rows} rows")
         self._enter(SessionState.WAITING, "waiting for the next complete tick")
         self._episode.failures = 0
-        self._search_from(now_ns)
+        self._grid.restart(now_ns)
         return Answer(True, "resumed")
 
     def intervention(self, on: bool, now_ns: int) -> Answer:
         """Mark the rows from now on as commanded by a person, or no longer."""
         now_ns = self.advance(now_ns)
-        if on != self._interventions[-1][1]:
-            self._interventions.append((now_ns, on))
+        self._interventions.mark(on, now_ns)
         return Answer(True, "intervention marked" if on else "intervention over")
 
     def events(self) -> list[SessionEvent]:
@@ -277,7 +278,7 @@ class Session:
             flagged=episode.flagged,
             refused=dict(episode.refused),
             aborted=self._aborted,
-            intervention=self._interventions[-1][1],
+            intervention=self._interventions.now,
             spread_s=self._inputs.spread_s,
             streams=self._inputs.qualities(now_ns, self._gaps_before),
             encoders=dict(episode.writer.health()) if episode.writer is not None else {},
@@ -288,11 +289,11 @@ class Session:
     def _settle(self, now_ns: int) -> None:
         """All ticks that nothing more can change, or that have waited long enough."""
         while self._state in _RUNNING:
-            tick_ns = self._anchor_ns + self._number * 1_000_000_000 // self._spec.fps
+            tick_ns = self._grid.next_ns
             passed = self._inputs.passed(tick_ns) and now_ns >= tick_ns + _EARLIEST_NS
             if not passed and now_ns < tick_ns + self._settle_ns:
                 return
-            self._number += 1
+            self._grid.step()
             self._tick(tick_ns, now_ns)
 
     def _tick(self, tick_ns: int, now_ns: int) -> None:
@@ -305,10 +306,13 @@ class Session:
                 self._drop_tick(tick_ns, tick, segment, segment.skip)
             return
         if segment is None:
+            watches = [self._inputs.watches[camera.camera] for camera in self._spec.cameras.values()]
+            if self._grid.align(tick_ns, [(watch.recent_ns, watch.spec.rate_hz) for watch in watches]):
+                return
             segment = self._begin_segment(tick_ns)
         if segment is not None and not segment.put(tick):
             problem = segment.writer.problem
-            refusal = _behind(segment.writer) if problem is None else _failed(problem)
+            refusal = encoders_behind(segment.writer) if problem is None else writer_failed(problem)
             self._drop_tick(tick_ns, refusal, segment, segment.repeat)
         elif self._state is SessionState.RECORDING:
             self._enter(SessionState.RECORDING)
@@ -317,7 +321,7 @@ class Session:
         """Everything for one row, or why there is none."""
         writer = self._episode.writer
         if writer is not None and writer.problem is not None:
-            return _failed(writer.problem)
+            return writer_failed(writer.problem)
         at_start = self._episode.segment is None
         found = self._inputs.at(tick_ns, at_start)
         if isinstance(found, Refusal):
@@ -328,9 +332,7 @@ class Session:
                     keys = ", ".join(f"action.{key}" for key in source.keys)
                     text = f"{source.topic}: waiting for the first command for {keys} since the start"
                     return Refusal(Reason.NO_COMMAND, name, text)
-        while len(self._interventions) > 1 and self._interventions[1][0] <= tick_ns:
-            self._interventions.popleft()
-        return Tick(tick_ns, *found, self._interventions[0][1])
+        return Tick(tick_ns, *found, self._interventions.at(tick_ns))
 
     def _wait(self, tick_ns: int, now_ns: int, refusal: Refusal) -> None:
         self._enter(self._state, refusal.message, refusal)
@@ -341,16 +343,17 @@ class Session:
         last_ns = now_ns - self._settle_ns
         arrived_ns = self._inputs.arrived_ns
         if (arrived_ns is None or tick_ns > arrived_ns + self._inputs.dead_after_ns) and last_ns > tick_ns:
-            self._number = max(self._number, (last_ns - self._anchor_ns) * self._spec.fps // 1_000_000_000)
+            self._grid.skip_to(last_ns)
 
     def _begin_segment(self, tick_ns: int) -> Segment | None:
         try:
             segment = self._episode.begin_segment(tick_ns, self._from_next)
         except DatasetError as error:
-            self._give_up(tick_ns, _failed(str(error)))
+            self._give_up(tick_ns, writer_failed(str(error)))
             return None
         # Each segment counts its rows from its own first one.
-        self._anchor_ns, self._number = tick_ns, 1
+        self._grid.restart(tick_ns, aligned=True)
+        self._grid.step()
         self._state = SessionState.RECORDING
         return segment
 
@@ -366,6 +369,7 @@ class Session:
 
     def _split(self, time_ns: int, refusal: Refusal) -> None:
         self._episode.end_segment(time_ns, self._report(), refusal)
+        self._grid.restart(self._grid.next_ns)
         self._enter(SessionState.WAITING, refusal.message, refusal)
         if self._episode.failures >= _MOST_FAILURES:
             self._give_up(time_ns, refusal)
@@ -400,10 +404,6 @@ class Session:
     def _no_episode(self, what: str) -> Answer:
         return Answer(False, f"no episode to {what}{': ' if self._message else ''}{self._message}")
 
-    def _search_from(self, time_ns: int) -> None:
-        """Look for the first complete tick from ``time_ns`` on."""
-        self._anchor_ns, self._number = time_ns, 0
-
     def _new_episode(self, task: str) -> None:
         self._episode = Episode(self._spec, self._sink, self._min_rows, self._events, task)
         self._gaps_before = self._inputs.gaps()
@@ -415,19 +415,3 @@ class Session:
     def _enter(self, state: SessionState, message: str = "", refusal: Refusal | None = None) -> None:
         self._state, self._message = state, message
         self._reason = "" if refusal is None else refusal.reason.value
-
-
-def _refused(refusal: Refusal) -> Answer:
-    return Answer(False, refusal.message, refusal)
-
-
-def _failed(problem: str) -> Refusal:
-    return Refusal(Reason.WRITER_FAILED, "dataset", problem)
-
-
-def _behind(writer: RowWriter) -> Refusal:
-    text = (
-        f"the encoders: expected room for the next pictures, found {dict(writer.health())}, record fewer or smaller "
-        "pictures, or on a faster computer or GPU"
-    )
-    return Refusal(Reason.ENCODER_BEHIND, "encoder", text)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.observation.images import Frame
-from groot_ros.observation.types import Refusal
+from groot_ros.observation.types import Reason, Refusal
 
 DropPolicy = Literal["fail", "split", "flag"]
 DROP_POLICIES: tuple[DropPolicy, ...] = ("fail", "split", "flag")
@@ -164,3 +164,22 @@ class SessionQuality:
     spread_s: float
     streams: Mapping[str, StreamQuality] = field(default_factory=dict)
     encoders: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A request was refused."""
+    return Answer(False, refusal.message, refusal)
+
+
+def writer_failed(problem: str) -> Refusal:
+    """What is recorded cannot be written."""
+    return Refusal(Reason.WRITER_FAILED, "dataset", problem)
+
+
+def encoders_behind(writer: RowWriter) -> Refusal:
+    """The queue of an encoder is full."""
+    text = (
+        f"the encoders: expected room for the next pictures, found {dict(writer.health())}, record fewer or smaller "
+        "pictures, or on a faster computer or GPU"
+    )
+    return Refusal(Reason.ENCODER_BEHIND, "encoder", text)

@@ -29,29 +29,32 @@ class StreamWatch:
         self.last_ns: int | None = None
         self.gaps = 0
         self._max_age_ns = round(spec.max_age_s * 1e9)
-        self._intervals: deque[int] = deque(maxlen=min(max(round(spec.rate_hz), 2 * FEWEST), _LONGEST))
+        self._stamps: deque[int] = deque(maxlen=1 + min(max(round(spec.rate_hz), 2 * FEWEST), _LONGEST))
 
     def add(self, stamp_ns: int) -> None:
         """One good sample, newer than the last."""
-        if self.last_ns is not None:
-            interval_ns = stamp_ns - self.last_ns
-            if interval_ns > self._max_age_ns:
-                # What came before a gap says nothing about the rate after it.
-                self._intervals.clear()
-                self.gaps += 1
-            else:
-                self._intervals.append(interval_ns)
+        if self.last_ns is not None and stamp_ns - self.last_ns > self._max_age_ns:
+            # What came before a gap says nothing about the rate after it.
+            self._stamps.clear()
+            self.gaps += 1
+        self._stamps.append(stamp_ns)
         self.last_ns = stamp_ns
 
     def reset(self) -> None:
         """Forget the samples, because the clock jumped."""
-        self._intervals.clear()
+        self._stamps.clear()
         self.last_ns = None
+
+    @property
+    def recent_ns(self) -> list[int]:
+        """Stamps of about the last second, since the last gap."""
+        return list(self._stamps)
 
     @property
     def rate_hz(self) -> float:
         """Over about the last second; 0 while there are too few samples."""
-        return len(self._intervals) * 1e9 / sum(self._intervals) if len(self._intervals) >= FEWEST else 0.0
+        count = len(self._stamps) - 1
+        return count * 1e9 / (self._stamps[-1] - self._stamps[0]) if count >= FEWEST else 0.0
 
     def refusal(self, at_start: bool) -> Refusal | None:
         """Why this stream is too slow; while too few samples tell a rate, that counts ``at_start`` only."""

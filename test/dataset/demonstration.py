@@ -160,6 +160,30 @@ def newest(sent: Iterable[Sent], source: str, time_ns: int) -> Sent:
     return max((item for item in sent if item.source == source and item.stamp_ns <= time_ns), key=lambda i: i.stamp_ns)
 
 
+def at(time_s: float) -> int:
+    """ROS time (ns) of a time of the demonstration (s)."""
+    return T0 + round(time_s * S)
+
+
+def without(sent: list[Sent], source: str, from_s: float, to_s: float) -> list[Sent]:
+    """The messages but those of ``source`` stamped within these times."""
+    return [item for item in sent if item.source != source or not at(from_s) <= item.stamp_ns < at(to_s)]
+
+
+def front_in_another_size(sent: Iterable[Sent]) -> list[Sent]:
+    return [
+        Sent(i.arrived_ns, i.source, image(i.stamp_ns, 1, 48, 64), i.stamp_ns, 1) if i.source == "front" else i
+        for i in sent
+    ]
+
+
+def wrist_in_another_size(sent: Iterable[Sent]) -> list[Sent]:
+    return [
+        Sent(i.arrived_ns, i.source, jpeg(i.stamp_ns, 1, 48, 64), i.stamp_ns, 1) if i.source == "wrist" else i
+        for i in sent
+    ]
+
+
 def write_bag(path: Path, sent: Iterable[Sent], embodiment: Embodiment, storage: str = "mcap", more: Any = ()) -> Path:
     """A bag of the demonstration; ``more``: (topic name, message, log ns, type) of other topics."""
     more = list(more)
