@@ -8,7 +8,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
@@ -24,12 +23,10 @@ class RecorderClient:
 
     Attributes:
         status: the last one; None before the first.
-        diagnostics: key -> value of what the recorder said last on /diagnostics, keys as ``NAME: KEY``.
     """
 
     def __init__(self) -> None:
         self.status: RecorderStatus | None = None
-        self.diagnostics: dict[str, str] = {}
         self._changed = threading.Condition()
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -37,7 +34,6 @@ class RecorderClient:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._node.create_subscription(RecorderStatus, f"{RECORDER}/status", self._on_status, RELIABLE_QOS)
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, RELIABLE_QOS)
         self._thread = threading.Thread(target=self._executor.spin, name="recorder-client", daemon=True)
 
     def __enter__(self) -> RecorderClient:
@@ -52,13 +48,19 @@ class RecorderClient:
         self._node.destroy_node()
         self._context.try_shutdown()
 
-    def call(self, service: str, data: bool | None = None, timeout_s: float = 10.0) -> tuple[bool, str]:
-        """Call a service of the recorder; return (success, message).
+    def call(
+        self,
+        service: str,
+        data: bool | None = None,
+        timeout_s: float = 10.0,
+        alive: Callable[[], None] = lambda: None,
+    ) -> tuple[bool, str]:
+        """Call a service of the recorder; return (success, message). ``alive`` may raise to give up early.
 
         Raises:
             TimeoutError: it does not exist or does not answer within ``timeout_s``.
         """
-        return call(self._node, f"{RECORDER}/{service}", data, timeout_s)
+        return call(self._node, f"{RECORDER}/{service}", data, timeout_s, alive)
 
     def wait_for(
         self, condition: Callable[[RecorderStatus], bool], timeout_s: float, alive: Callable[[], None] = lambda: None
@@ -77,7 +79,3 @@ class RecorderClient:
         with self._changed:
             self.status = message
             self._changed.notify_all()
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for entry in message.status:
-            self.diagnostics |= {f"{entry.name}: {value.key}": value.value for value in entry.values}
