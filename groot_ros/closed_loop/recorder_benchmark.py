@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from groot_ros.closed_loop.demo import watched
 from groot_ros.closed_loop.numbered_robot import Setting
+from groot_ros.closed_loop.recorder_identity import Proof
 from groot_ros.closed_loop.recorder_run import RecorderRun, run_recorder
 from groot_ros.closed_loop.summary import machine_name
 
@@ -64,60 +66,65 @@ def run_recorder_benchmark(
 
 def holds(run: RecorderRun) -> bool:
     """What the exit code says."""
-    return run.proof.identical and (run.setting != PROMISED or (run.lost == 0 and not run.ended))
+    return run.identical and (run.setting != PROMISED or (run.lost == 0 and not run.ended))
 
 
 def to_json(run: RecorderRun) -> dict[str, object]:
     """All numbers of a run."""
-    totals = {"lost": run.lost, "identical": run.proof.identical, "holds": holds(run)}
+    totals = {"lost": run.lost, "identical": run.identical, "holds": holds(run)}
     return {"machine": machine_name(), **totals, **asdict(run)}
 
 
 def camera_table(run: RecorderRun) -> Table:
-    """One row per camera."""
+    """A column per camera: narrow enough for any terminal."""
     table = Table(title=f"recorder: {run.setting}, {run.cost.seconds:.1f} s", title_justify="left")
-    table.add_column("camera")
-    for name in ("sent", "received", "of the rows", "recorded", "lost", "wrong", "late", "age max ms", "queue", "MB"):
+    table.add_column("")
+    for name in run.setting.names:
         table.add_column(name, justify="right")
-    for name, camera in run.proof.cameras.items():
-        received = run.received[name]
-        table.add_row(
-            name,
-            str(run.sent[name]),
-            "?" if received is None else str(received),
-            str(camera.published - camera.superseded),
-            str(camera.recorded),
-            str(camera.lost),
-            str(camera.wrong),
-            str(camera.late),
-            f"{camera.age_max_ms:.0f}",
-            str(run.queue_peaks[name]),
-            f"{run.video_bytes[name] / 1e6:.1f}",
-        )
+    rows: dict[str, Iterable[object]] = {
+        "sent since the start": (run.sent[name] for name in run.setting.names),
+        "received": (run.received[name] for name in run.setting.names),
+    }
+    if run.proof is not None:
+        cameras = run.proof.cameras.values()
+        rows |= {
+            "sent for the rows": (camera.published - camera.superseded for camera in cameras),
+            "recorded": (camera.recorded for camera in cameras),
+            "lost": (camera.lost for camera in cameras),
+            "frames in the videos": (camera.frames for camera in cameras),
+            "wrong pictures": (camera.wrong for camera in cameras),
+            "rows without the newest": (camera.late for camera in cameras),
+            "age at most, ms": (f"{camera.age_max_ms:.1f}" for camera in cameras),
+            "waited for the encoder": (run.queue_peaks[name] for name in run.setting.names),
+            "video, MB": (f"{run.video_bytes[name] / 1e6:.1f}" for name in run.setting.names),
+        }
+    for name, cells in rows.items():
+        table.add_row(name, *map(str, cells))
     return table
 
 
 def facts(run: RecorderRun) -> list[str]:
     """The rest in lines."""
-    proof, cost = run.proof, run.cost
-    frames = ", ".join(str(camera.frames) for camera in proof.cameras.values())
+    cost = run.cost
     refused = ", ".join(f"{reason} {count}" for reason, count in run.refused.items()) or "none"
     gaps = ", ".join(f"{name} {count}" for name, count in run.gaps.items() if count) or "none"
-    sent_late = max(camera.sent_late_max_ms for camera in proof.cameras.values())
-    sent_p99 = max(camera.sent_late_p99_ms for camera in proof.cameras.values())
-    lines = [
-        f"rows {proof.rows} in {proof.episodes} episode(s), frames {frames}; rows missing {proof.missing_rows}, "
-        f"off the grid {proof.off_grid}",
-        f"wrong states {proof.wrong_states}, wrong actions {proof.wrong_actions}; not the newest sent before the row: "
-        f"states {proof.late_states}, actions {proof.late_actions}",
-        f"ticks refused: {refused}; full queues {run.overflows}; gaps: {gaps}",
-        f"CPU of one core: recorder {100 * cost.recorder_cores:.0f} %, publisher {100 * cost.publisher_cores:.0f} %; "
-        f"all cores {100 * cost.machine_busy:.0f} % busy",
-        f"recorder {cost.recorder_peak_bytes / 1e6:.0f} MB at most; saved in {cost.save_s:.2f} s",
-        f"the publisher sent {sent_p99:.0f} ms late at p99, {sent_late:.0f} ms at most",
-        f"frames lost: {run.lost}; every picture, state and action is the one its row says: "
-        f"{'yes' if proof.identical else 'NO'}",
+    return [
+        *([f"not as asked: {run.ended}"] if run.ended else []),
+        *(_proof_lines(run.proof) if run.proof is not None else []),
+        f"ticks refused: {refused}; for a full queue {run.overflows}; gaps: {gaps}",
+        f"CPU, % of one core: recorder {100 * cost.recorder_cores:.0f}, publisher {100 * cost.publisher_cores:.0f}; "
+        f"of all cores were in use: {100 * cost.machine_busy:.0f}",
+        f"recorder: {cost.recorder_peak_bytes / 1e6:.0f} MB at most; saved in {cost.save_s:.2f} s",
+        f"frames lost: {run.lost}; each row holds what it says: {'yes' if run.identical else 'NO'}",
     ]
-    if run.ended:
-        lines.insert(0, f"the recording ended {run.ended}")
-    return lines
+
+
+def _proof_lines(proof: Proof) -> list[str]:
+    cameras = proof.cameras.values()
+    return [
+        f"rows {proof.rows}, episodes {proof.episodes}; missing {proof.missing_rows}, off the grid {proof.off_grid}",
+        f"wrong states {proof.wrong_states}, wrong actions {proof.wrong_actions}; not the newest sent: states "
+        f"{proof.late_states}, actions {proof.late_actions}",
+        f"pictures were sent late by {max(camera.sent_late_p99_ms for camera in cameras):.0f} ms (p99), "
+        f"{max(camera.sent_late_max_ms for camera in cameras):.0f} ms (max)",
+    ]

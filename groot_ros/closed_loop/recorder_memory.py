@@ -7,6 +7,7 @@ encoders, staging, commits in their own thread. Only ROS is left out.
 from __future__ import annotations
 
 import array
+import ctypes
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow
 from rich.console import Console
 
 from groot_ros.closed_loop.barcode import Scene
@@ -66,7 +68,8 @@ class Growth:
         episodes: in the dataset.
         sample_s: simulated time from sample to sample.
         resident_bytes: memory of the process, one sample each.
-        slope_bytes_per_hour: of a straight line through the samples after the first fifth.
+        used_bytes: the same after all that is free in it was handed back to the system.
+        slope_bytes_per_hour: of a straight line through ``used_bytes`` after the first fifth.
     """
 
     seconds: float
@@ -76,6 +79,7 @@ class Growth:
     episodes: int
     sample_s: float
     resident_bytes: list[int]
+    used_bytes: list[int]
     slope_bytes_per_hour: float
 
     @property
@@ -107,13 +111,14 @@ def run_recorder_hour(minutes: float, episode_s: float, output: Path | None, con
 
 def lines(growth: Growth) -> list[str]:
     """For people."""
-    resident = [size / 1e6 for size in growth.resident_bytes]
-    every = max(len(resident) // 12, 1)
+    resident, used = ([size / 1e6 for size in sizes] for sizes in (growth.resident_bytes, growth.used_bytes))
+    every = max(len(used) // 12, 1)
     return [
         f"{growth.seconds:.0f} simulated seconds in {growth.wall_s:.0f} s: {growth.ticks} ticks, {growth.rows} rows, "
         f"{growth.episodes} episodes",
-        f"memory (MB) every {every * growth.sample_s:.0f} s: {', '.join(f'{size:.1f}' for size in resident[::every])}",
-        f"first {resident[0]:.1f} MB, last {resident[-1]:.1f} MB, most {max(resident):.1f} MB; after the first fifth "
+        f"memory of the process (MB): first {resident[0]:.1f}, last {resident[-1]:.1f}, most {max(resident):.1f}",
+        f"in use, every {every * growth.sample_s:.0f} s: {', '.join(f'{size:.1f}' for size in used[::every])}",
+        f"in use: first {used[0]:.1f}, last {used[-1]:.1f}, most {max(used):.1f}; after the first fifth "
         f"{growth.slope_bytes_per_hour / 1e6:+.2f} MB per simulated hour: "
         f"{'flat' if growth.flat else f'NOT flat, allowed {ALLOWED_PER_HOUR / 1e6:g}'}",
     ]
@@ -135,6 +140,7 @@ def record_simulated(
     write_embodiment(setting, folder / "robot.yaml")
     recorder = _Recorder(folder)
     resident: list[int] = []
+    used: list[int] = []
     begin = time.monotonic()
     told_ns = sampled_ns = START_NS
     try:
@@ -146,6 +152,8 @@ def record_simulated(
             if now_ns - sampled_ns >= round(sample_s * 1e9):
                 sampled_ns = now_ns
                 resident.append(resident_bytes())
+                hand_back()
+                used.append(resident_bytes())
         recorder.save(now_ns)
     finally:
         recorder.close()
@@ -157,23 +165,32 @@ def record_simulated(
         episodes=recorder.dataset.episodes,
         sample_s=sample_s,
         resident_bytes=resident,
-        slope_bytes_per_hour=slope(resident, sample_s),
+        used_bytes=used,
+        slope_bytes_per_hour=slope(used, sample_s),
     )
 
 
-def slope(resident: Sequence[int], sample_s: float) -> float:
+def slope(sizes: Sequence[int], sample_s: float) -> float:
     """Bytes per hour of a straight line through all but the first fifth of the samples."""
-    kept = np.asarray(resident[int(SKIPPED * len(resident)) :], dtype=np.float64)
+    kept = np.asarray(sizes[int(SKIPPED * len(sizes)) :], dtype=np.float64)
     if len(kept) < 2:
-        raise ValueError(f"expected at least 3 samples, found {len(resident)}: record longer")
+        raise ValueError(f"expected at least 3 samples, found {len(sizes)}: record longer")
     hours = np.arange(len(kept)) * sample_s / 3600.0
     return float(np.polyfit(hours, kept, 1)[0])
 
 
 def resident_bytes() -> int:
-    """Memory of this process, without what waits to be collected."""
-    gc.collect()
+    """Memory of this process, as the system counts it."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def hand_back() -> None:
+    """Give the system what is free: allocators keep it, and how much they keep varies from minute to minute."""
+    gc.collect()
+    pyarrow.default_memory_pool().release_unused()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc has it
+        library.malloc_trim(0)
 
 
 class _Recorder:

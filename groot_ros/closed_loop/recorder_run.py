@@ -24,6 +24,7 @@ START_S = 60.0  # until a node has started, on a machine with much else to do
 SAVE_S = 300.0
 END_S = 10.0
 STEP_S = 0.5
+SETTLED_S = 1.0  # some statuses long
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -57,7 +58,7 @@ class RecorderRun:
 
     Attributes:
         setting: what was sent.
-        proof: the dataset against what was sent.
+        proof: the dataset against what was sent; None when nothing was recorded.
         cost: of the processes.
         sent, received: camera -> frames sent, and received by the recorder, from the first to the last one.
         queue_peaks: camera -> most pictures that waited for its encoder.
@@ -65,14 +66,14 @@ class RecorderRun:
         overflows: ticks refused because a queue was full.
         refused: reason -> ticks refused.
         gaps: stream -> gaps that the recorder saw.
-        ended: why the recording ended before its time; empty when it did not.
+        ended: why the recording ended before its time, or nothing was recorded; empty when all went well.
     """
 
     setting: Setting
-    proof: Proof
+    proof: Proof | None
     cost: Cost
     sent: Mapping[str, int]
-    received: Mapping[str, int | None]
+    received: Mapping[str, int]
     queue_peaks: Mapping[str, int]
     video_bytes: Mapping[str, int]
     overflows: int
@@ -83,8 +84,14 @@ class RecorderRun:
     @property
     def lost(self) -> int:
         """Frames that were sent and are not where they should be, by what the data say and by what was received."""
-        unreceived = sum(self.sent[name] - (count or 0) for name, count in self.received.items() if count is not None)
-        return max(self.proof.lost, unreceived)
+        if self.proof is None:
+            return sum(self.sent.values())
+        return max(self.proof.lost, sum(self.sent[name] - count for name, count in self.received.items()))
+
+    @property
+    def identical(self) -> bool:
+        """There are rows, and each holds what it says."""
+        return self.proof is not None and self.proof.identical
 
 
 def run_recorder(
@@ -128,17 +135,20 @@ def run_recorder(
         before = _Usage.of(recorder.pid, publisher.pid)
         status, ended = _watch(client, processes, duration_s, advance)
         after = _Usage.of(recorder.pid, publisher.pid)
-        save_s = _save(client, processes)
+        begin = time.monotonic()
+        saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
+        save_s = time.monotonic() - begin
         publisher.terminate()
         publisher.wait(END_S)
         received = _received(client, setting)
         cost = after.since(before, save_s)
         processes.end()
-    say("comparing every picture with what was sent")
     published = Published.read(log, setting.names)
+    if saved:
+        say("comparing every picture with what was sent")
     return RecorderRun(
         setting=setting,
-        proof=prove(root, published),
+        proof=prove(root, published) if saved else None,
         cost=cost,
         sent={name: len(stamps) for name, stamps in published.cameras.items()},
         received=received,
@@ -146,7 +156,7 @@ def run_recorder(
         overflows=int(status.encoder_overflows),
         refused=dict(zip(status.refusal_reasons, map(int, status.refusal_counts), strict=True)),
         gaps=dict(zip(status.stream_names, map(int, status.stream_gaps), strict=True)),
-        ended=ended,
+        ended=ended if saved else message,
     )
 
 
@@ -164,7 +174,7 @@ def _start_episode(client: RecorderClient, processes: Processes) -> None:
         raise NotRecorded(f"the recorder was not ready after {START_S:.0f} s: {why}; see {processes.log('recorder')}")
     deadline = time.monotonic() + START_S
     while True:
-        started, message = client.call("start_episode", timeout_s=START_S)
+        started, message = client.call("start_episode", timeout_s=START_S, alive=processes.check)
         if started:
             break
         if time.monotonic() > deadline:
@@ -192,20 +202,16 @@ def _watch(
             break
     status = client.status
     assert status is not None
-    return status, f"after {time.monotonic() - begin:.1f} s: {status.message}" if ended(status) else ""
+    return status, f"ended after {time.monotonic() - begin:.1f} s: {status.message}" if ended(status) else ""
 
 
-def _save(client: RecorderClient, processes: Processes) -> float:
-    begin = time.monotonic()
-    saved, message = client.call("save_episode", timeout_s=SAVE_S)
-    if not saved:
-        raise NotRecorded(f"~/save_episode: {message}; see {processes.log('recorder')}")
-    return time.monotonic() - begin
-
-
-def _received(client: RecorderClient, setting: Setting) -> dict[str, int | None]:
-    """Camera -> messages that the recorder has received, once no more come; None where it does not say."""
-    return dict.fromkeys(setting.names)
+def _received(client: RecorderClient, setting: Setting) -> dict[str, int]:
+    """Camera -> messages that the recorder has received, when no more come."""
+    client.wait_for(lambda status: False, SETTLED_S)
+    status = client.status
+    assert status is not None
+    counts = dict(zip(status.stream_names, map(int, status.stream_received), strict=True))
+    return {name: counts[name] for name in setting.names}
 
 
 def _written(root: Path, setting: Setting) -> dict[str, dict[str, int]]:
@@ -213,7 +219,8 @@ def _written(root: Path, setting: Setting) -> dict[str, dict[str, int]]:
     reports = [dataset.report(entry.index) or {} for entry in dataset.episodes]
     return {
         "queue_peaks": {
-            name: max(report["cameras"][name]["queue_peak"] for report in reports) for name in setting.names
+            name: max((report["cameras"][name]["queue_peak"] for report in reports), default=0)
+            for name in setting.names
         },
         "video_bytes": {name: sum(report["cameras"][name]["bytes"] for report in reports) for name in setting.names},
     }

@@ -106,8 +106,8 @@ def test_memory_of_a_long_recording_is_flat(tmp_path: Path, monkeypatch: pytest.
     def growth(name: str) -> int:
         (tmp_path / name).mkdir()
         found = record_simulated(tmp_path / name, 4.0, 1.0, setting=setting, sample_s=1.0)
-        assert found.episodes >= 3 and len(found.resident_bytes) == 3
-        return found.resident_bytes[-1] - found.resident_bytes[0]
+        assert found.episodes >= 3 and len(found.used_bytes) == len(found.resident_bytes) == 3
+        return found.used_bytes[-1] - found.used_bytes[0]
 
     growth("first")  # what is imported and allocated once
     whole = 2 * setting.rate_hz * setting.cameras * setting.height * setting.width * 3
