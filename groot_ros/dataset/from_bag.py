@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -100,10 +101,13 @@ def convert(
     Returns: what became of each bag; a bag that cannot be converted does not stop the others.
     Raises:
         DatasetError: the dataset cannot be written to, or the robot cannot be recorded.
-        ValueError: no bags, or ``jobs`` below 1.
+        ValueError: no bags, one given twice, or ``jobs`` below 1.
     """
     if not bags or jobs < 1:
         raise ValueError(f"expected bags and at least one job, found {len(bags)} bags and {jobs} jobs")
+    twice = [path for path, count in Counter(Path(bag).expanduser().resolve() for bag in bags).items() if count > 1]
+    if twice:
+        raise ValueError(f"expected each bag once, found {', '.join(map(str, twice))} more than once")
     spec = DatasetSpec.of(embodiment)
     with DatasetWriter(root, spec, embodiment.cameras, codec=codec, min_free_bytes=min_free_bytes) as dataset:
         todo = [

@@ -165,6 +165,8 @@ class EpisodeWriter:
         """There are no more rows: the encoders' threads end when they are through. Does not wait for them."""
         for encoder in self._encoders.values():
             encoder.end()
+        if self._descriptor >= 0:
+            self._flush()
 
     def seal(self, report_extra: Mapping[str, Any] | None = None) -> Path:
         """End the episode and prove it: rows, and as many frames of every camera, on the disk. Takes a while.
