@@ -5,12 +5,21 @@ What people read goes to stderr, what programs read (paths, ``--json``) to stdou
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groot_ros.cli_dataset_output import note, progress, show_statistics, tell_built, tell_json
+from groot_ros.cli_dataset_output import (
+    bag_progress,
+    note,
+    progress,
+    show_statistics,
+    tell_built,
+    tell_conversion,
+    tell_json,
+)
 from groot_ros.cli_options import Codec, DropPolicy, EmbodimentOption, Generation, console, refusals
 
 if TYPE_CHECKING:
@@ -41,41 +50,56 @@ def from_bag(
     bags: Annotated[list[Path], typer.Argument(help="rosbag2 directories (mcap or sqlite3).")],
     dataset: Annotated[Path, typer.Option("--dataset", "-d", help="New directory, or a dataset to append to.")],
     embodiment: EmbodimentOption = "sim_arm",
-    task: Annotated[str, typer.Option(help="What is done in the episodes, in words; events may say another.")] = "",
+    task: Annotated[
+        str,
+        typer.Option(help="What is done in all episodes; default: what events, the instruction topic or the YAML say."),
+    ] = "",
     generation: GenerationOption = None,
     event_topic: Annotated[
         str,
         typer.Option(
-            help="Topic that says where episodes begin and end: String as /groot_recorder/episode_events, or Bool. "
-            "Default: a bag is one episode, split at gaps."
+            help="Where episodes begin and end: String as /groot_recorder/episode_events, which is the default, or "
+            "Bool. Without events a bag is one episode per instruction."
         ),
     ] = "",
     drop: Annotated[
-        DropPolicy, typer.Option(help="A tick without good samples: fail (abort), split, or flag the row.")
-    ] = DropPolicy.split,
+        DropPolicy | None,
+        typer.Option(
+            help="A tick without good samples: fail (abort the episode), split, or flag the row. Default: split; fail "
+            "where there are events."
+        ),
+    ] = None,
+    min_rows: Annotated[int, typer.Option(min=0, help="Drop shorter segments; 0: those under 1 s.")] = 0,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Bags at once; 0: one per processor.")] = 0,
     codec: Annotated[Codec, typer.Option(help="H.264 encoder; auto: NVENC where it works, else libx264.")] = Codec.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Append what bags hold to a dataset, through the recorder's own grid and checks.
 
+    Exit code 1 when a bag gave no episode, or was not converted to its end.
+
     Example: [bold]groot-ros dataset from-bag /tmp/run1 /tmp/run2 -d /tmp/pick -e so101 --task "pick up the cube"[/bold]
     """
     from groot_ros.dataset.from_bag import convert
 
-    with refusals(), progress("bags") as report_progress:
+    with refusals(), bag_progress(bags) as report_progress:
         result = convert(
             bags,
             dataset,
             _robot(embodiment, generation),
-            task,
+            task or None,
             event_topic=event_topic or None,
-            drop=drop.value,
-            jobs=jobs or None,
+            drop=drop.value if drop else None,
+            min_rows=min_rows or None,
+            jobs=jobs or os.cpu_count() or 1,
             codec=codec.value,
             progress=report_progress,
         )
-    tell_json(result.to_json()) if as_json else None
+    tell_conversion(result)
+    if as_json:
+        tell_json(result.to_json())
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 @dataset_app.command()
@@ -139,7 +163,7 @@ def repair(
         for line in lines:
             console.print(f"{word}: {line}", style=style, markup=False, soft_wrap=True)
     if not result.mends and not result.refused:
-        console.print(f"{result.root}: nothing to mend", markup=False)
+        note(f"{result.root}: nothing to mend")
     if as_json:
         tell_json(result.to_json())
     if result.refused or (result.mends and not apply):
@@ -255,6 +279,7 @@ def show(
     directory: DirectoryArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures and the page.")],
     episodes: Annotated[str, typer.Option("--episodes", help=f"{EpisodesText} Default: the first few.")] = "",
+    pictures: Annotated[int, typer.Option(min=1, help="Per camera and episode, evenly over time.")] = 8,
 ) -> None:
     """Draw a contact sheet of every camera and the joints' curves, as PNG and as one HTML page.
 
@@ -265,7 +290,7 @@ def show(
 
     with refusals(), progress("episodes") as report_progress:
         chosen = parse_episodes(episodes) if episodes else None
-        page = show_dataset(directory, output, episodes=chosen, progress=report_progress)
+        page = show_dataset(directory, output, episodes=chosen, pictures=pictures, progress=report_progress)
     typer.echo(f"{page}")
 
 
@@ -278,6 +303,8 @@ def salvage(
     as_json: JsonOption = False,
 ) -> None:
     """List episodes that were aborted, and append what is whole of them to the dataset, flagged as salvaged.
+
+    Exit code 1 when some could not be appended.
 
     Examples:
 
@@ -292,16 +319,18 @@ def salvage(
         if apply and remove:
             raise ValueError("salvage: expected either --apply or --remove, found both")
         reports = salvage_dataset(directory, name, on_event=note) if apply else []
-        listed = remove_aborted(directory, name) if remove else [] if apply else aborted_episodes(directory)
-    for episode in listed:
-        note(f"{episode.path.name}: {episode.rows} rows of {episode.task!r}{' removed' * remove}: {episode.reason}")
+        listed = remove_aborted(directory, name) if remove else aborted_episodes(directory)
     for report in reports:
         note(f"episode {report.index}: {report.rows} rows of {report.task!r}")
+    for episode in listed:
+        note(f"{episode.path.name}: {episode.rows} rows of {episode.task!r}{' removed' * remove}: {episode.reason}")
     if not listed and not reports:
         note(f"{directory}: no aborted episodes")
     if as_json:
         aborted = [{**vars(episode), "path": str(episode.path)} for episode in listed]
         tell_json({"aborted": aborted, "salvaged": [report.to_json() for report in reports]})
+    if apply and name is None and listed:
+        raise typer.Exit(1)
 
 
 @dataset_app.command()

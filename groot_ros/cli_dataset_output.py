@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,8 +13,20 @@ import typer
 from groot_ros.cli_options import console
 
 if TYPE_CHECKING:
+    from groot_ros.dataset.from_bag import Conversion
     from groot_ros.dataset.read import Dataset
     from groot_ros.dataset.rebuild import Built
+
+
+@contextmanager
+def bag_progress(bags: Sequence[Path]) -> Iterator[Callable[[int, float, float], None]]:
+    """A bar per bag; a function that takes a bag's number, and seconds of it that are done and in all."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = [bar.add_task(bag.name, total=None) for bag in bags]
+        yield lambda number, done, total: bar.update(tasks[number], completed=done, total=total)
 
 
 @contextmanager
@@ -33,6 +46,24 @@ def note(line: str) -> None:
 
 def tell_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=1, allow_nan=False))
+
+
+def tell_conversion(result: Conversion) -> None:
+    """What became of each bag, and all that was refused."""
+    from rich.table import Table
+
+    table = Table("bag", "episodes", "rows", "seconds", "refused messages")
+    for bag in result.bags:
+        rows = sum(episode.rows for episode in bag.episodes)
+        seconds = sum(episode.duration_s for episode in bag.episodes)
+        refused = ", ".join(f"{source}: {count}" for source, count in bag.rejected.items()) or "none"
+        table.add_row(bag.bag, str(len(bag.episodes)), str(rows), f"{seconds:.1f}", refused)
+    for bag in result.bags:
+        for line in bag.messages:
+            note(f"{bag.bag}: {line}")
+        if bag.error:
+            console.print(f"{bag.bag}: {bag.error}", style="red", markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def tell_built(built: list[Built], as_json: bool) -> None:
