@@ -235,7 +235,7 @@ def test_a_bag_that_cannot_be_converted(make: Any, message: str, tmp_path: Path)
 def test_nothing_to_do_and_a_bag_given_twice(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected bags and at least one job, found 0 bags"):
         to_dataset([], tmp_path / "data", robot())
-    with pytest.raises(ValueError, match="expected each bag once, found .*bag more than once"):
+    with pytest.raises(ValueError, match=r"expected each bag once, found .*bag more than once"):
         to_dataset([tmp_path / "bag", tmp_path / "x" / ".." / "bag"], tmp_path / "data", robot())
     assert not (tmp_path / "data").exists()
 
