@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.spec import DatasetSpec
-from groot_ros.dataset.staging import SealedEpisode, read_sealed
+from groot_ros.dataset.staging import SealedEpisode, read_sealed, remove
 from groot_ros.dataset.statistics import episode_statistics
 
 RECORD = paths.STAGING / "COMMIT.json"
@@ -130,7 +129,7 @@ def roll_forward(root: Path, step: Step = lambda name: None) -> int:
     for name in record["staged"]:
         folder = root / paths.STAGING / name
         if folder.is_dir():
-            shutil.rmtree(folder)
+            remove(folder)
     step("end")
     path.unlink()
     durable.sync_folder(path.parent)

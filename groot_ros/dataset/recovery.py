@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from groot_ros.dataset.commit import Totals, roll_forward
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import is_locked
 from groot_ros.dataset.spec import DatasetSpec
-from groot_ros.dataset.staging import ABORTED, BEGIN, ROWS, SEALED, note_abort, read_begin, read_rows
+from groot_ros.dataset.staging import ABORTED, BEGIN, ROWS, SEALED, note_abort, read_begin, read_rows, remove
 
 _JSONL = (paths.TASKS, paths.EPISODES, paths.EPISODES_STATS)
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(parquet|mp4|json)")
@@ -131,7 +130,7 @@ def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
     for path in sorted((root / paths.STAGING).glob(f"*/{BEGIN}")):
         folder = path.parent
         spec, task = read_begin(folder)
-        running = is_locked(folder / ROWS)
+        running = _is_running(folder)
         note = folder / ABORTED
         if note.is_file():
             reason = str(json.loads(note.read_bytes())["reason"])
@@ -139,14 +138,16 @@ def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
             reason = "" if running else _NOT_COMMITTED if (folder / SEALED).is_file() else _KILLED
         size = sum(file.stat().st_size for file in folder.iterdir())
         state: Literal["aborted", "running"] = "running" if running else "aborted"
-        yield StagedEpisode(folder, state, task, len(read_rows(folder, spec)), reason, size)
+        rows = len(read_rows(folder, spec)) if (folder / ROWS).is_file() else 0
+        yield StagedEpisode(folder, state, task, rows, reason, size)
 
 
 def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedEpisode]:
     for folder in (root / paths.STAGING).iterdir():
-        # Killed before its first line was written; another process may be about to write it.
-        if not (folder / BEGIN).exists() and (folder / ROWS).exists() and not is_locked(folder / ROWS):
-            shutil.rmtree(folder)
+        # Killed while it was made or removed; or another process is about to begin.
+        if folder.is_dir() and not folder.name.startswith(_STRAYS) and not (folder / BEGIN).exists():
+            if not _is_running(folder):
+                remove(folder)
     aborted = []
     for episode in staged_episodes(root):
         if episode.state == "running":
@@ -154,7 +155,7 @@ def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedE
         for half in episode.path.glob("*.tmp"):
             half.unlink()
         if not episode.rows:
-            shutil.rmtree(episode.path)
+            remove(episode.path)
             on_event(f"{episode.path}: removed an episode of which nothing was recorded: {episode.reason}")
             continue
         if not (episode.path / ABORTED).is_file():
@@ -165,6 +166,10 @@ def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedE
             )
         aborted.append(episode)
     return aborted
+
+
+def _is_running(folder: Path) -> bool:
+    return (folder / ROWS).is_file() and is_locked(folder / ROWS)
 
 
 def _mend(path: Path) -> bool:

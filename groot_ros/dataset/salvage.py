@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from groot_ros.dataset.staging import (
     read_begin,
     read_rows,
     read_sealed,
+    remove,
     seal_folder,
 )
 from groot_ros.dataset.writer import DatasetWriter
@@ -90,7 +90,7 @@ def remove_aborted(root: str | Path, name: str | None = None) -> list[StagedEpis
         episodes = _named(folder, name)
         for episode in episodes:
             try:
-                shutil.rmtree(episode.path)
+                remove(episode.path)
             except OSError as error:
                 raise unwritable(episode.path, error) from error
     return episodes

@@ -7,7 +7,6 @@ writes them) and one Matroska file per camera. ``seal`` proves that all agree an
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import json
@@ -106,7 +105,8 @@ class EpisodeWriter:
                 )
         except Exception as error:
             self._stop()
-            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path.is_dir():
+                remove(self.path)
             if isinstance(error, OSError):
                 raise unwritable(self.path, error) from error
             raise
@@ -211,8 +211,8 @@ class EpisodeWriter:
     def discard(self) -> None:
         """Stop, and remove what was recorded."""
         self._stop()
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path)
+        if self.path.is_dir():
+            remove(self.path)
 
     def _make_folder(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
@@ -342,6 +342,13 @@ def check_rows(path: Path, spec: DatasetSpec, rows: NDArray[np.void]) -> None:
         raise DatasetError(
             f"{path}: row {row}: expected one step of 1/{spec.fps} s after the row before, found {found} ns"
         )
+
+
+def remove(path: Path) -> None:
+    """Remove a staging folder. Raises: OSError."""
+    # First what makes it an episode: interrupted after that, it is rubbish and not an episode without rows.
+    (path / BEGIN).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def note_abort(path: Path, reason: str) -> None:

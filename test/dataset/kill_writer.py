@@ -227,7 +227,11 @@ def write_forever(root: Path, seed: int, kill_at: str | None, write: Callable[[d
             write({"under_way": [episode.token for episode in batch]})
             writer.commit(staged)
             write({"committed": True})
-            other.abort("not wanted") if chance.random() < 0.2 else other.discard()
+            if chance.random() < 0.2:
+                other.abort("not wanted")
+            else:
+                other.discard()
+            write({"discarded": True})
             if chance.random() < 0.3:
                 writer.refresh_statistics()
 

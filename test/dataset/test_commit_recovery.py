@@ -220,6 +220,27 @@ def test_half_files_are_removed_and_statistics_brought_up_to_date(root: Path) ->
     assert lengths(root) == [5, 3]
 
 
+@pytest.mark.parametrize("left", [(), (staging.ROWS,), ("front.mkv",), ("begin.json.tmp", staging.ROWS)])
+def test_a_folder_that_was_half_made_or_half_removed_is_removed(root: Path, left: tuple[str, ...]) -> None:
+    folder = root / ".staging/20260101T000000Z-1-0"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_bytes(b"something")
+    with open_writer(root) as target:
+        assert not list(target.staging.iterdir()) and not target.recovered.aborted
+
+
+def test_an_interrupted_removal_is_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = aborted_episode(root, 3)
+    monkeypatch.setattr(shutil, "rmtree", Full(shutil.rmtree))
+    with pytest.raises(DatasetError, match="full disk"):
+        salvage.remove_aborted(root)
+    monkeypatch.undo()
+    assert (path / staging.ROWS).is_file() and not salvage.aborted_episodes(root)
+    open_writer(root).close()
+    assert not path.exists()
+
+
 def test_rows_are_on_their_way_every_second(root: Path) -> None:
     with open_writer(root) as target:
         episode = target.begin("pick")
