@@ -58,7 +58,7 @@ class RecorderNode(LifecycleNode):
         self._counts = Counts()
         self._told: tuple[object, ...] = ()
         self._policy_heard_s = 0.0
-        self._status = self.create_publisher(RecorderStatus, "~/status", convert.RELIABLE_QOS)
+        self._statuses = self.create_publisher(RecorderStatus, "~/status", convert.RELIABLE_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", convert.RELIABLE_QOS)
         self._events = self.create_publisher(String, "~/episode_events", EVENTS_QOS)
         self.create_subscription(String, "~/task", self._on_task, convert.RELIABLE_QOS)
@@ -324,7 +324,8 @@ class RecorderNode(LifecycleNode):
         session, counts = recording.session, self._counts
         return (self._active, session.state, session.reason, counts.last_result, recording.intervention.on)
 
-    def _status_now(self) -> RecorderStatus:
+    def status(self) -> RecorderStatus:
+        """What ``~/status`` says now."""
         return recorder_reports.status_message(
             self._recording,
             now_ns=self._now_ns(),
@@ -337,10 +338,10 @@ class RecorderNode(LifecycleNode):
 
     def _publish_status(self) -> None:
         self._told = self._look()
-        self._status.publish(self._status_now())
+        self._statuses.publish(self.status())
 
     def _publish_diagnostics(self) -> None:
-        self._diagnostics.publish(recorder_reports.diagnostics_message(self._status_now(), self.get_name()))
+        self._diagnostics.publish(recorder_reports.diagnostics_message(self.status(), self.get_name()))
 
 
 def main(args: Sequence[str] | None = None, *, give_up: bool = False) -> NoReturn:

@@ -31,3 +31,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, robot_yaml: Path) -> Pa
     path = tmp_path_factory.mktemp("checkpoint") / "tiny"
     make_random_checkpoint(path, "n1d7", "tiny", str(robot_yaml), 0, Console(quiet=True))
     return path
+
+
+@pytest.fixture(scope="session")
+def slow_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated arm as a loaded machine can render and wait for it: 64x64 pictures at 10 Hz, joints at 50 Hz."""
+    text = embodiment_path("sim_arm").read_text(encoding="utf-8")
+    for old, new in (
+        ("name: sim_arm", "name: slow_arm"),
+        ("step_hz: 30.0", "step_hz: 10.0"),
+        ("width: 224", "width: 64"),
+        ("height: 224", "height: 64"),
+        ("rate_hz: 30.0", "rate_hz: 10.0"),
+        ("rate_hz: 100.0", "rate_hz: 50.0"),
+        ("max_age_s: 0.2", "max_age_s: 1.0"),
+        ("max_age_s: 0.1", "max_age_s: 1.0"),
+        ("max_spread_s: 0.1", "max_spread_s: 1.0"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path_factory.mktemp("robot") / "slow_arm.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -27,7 +27,6 @@ from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.salvage import aborted_episodes, salvage
 from groot_ros.dataset.spec import INTERVENTION, STAMP
 from groot_ros.dataset.video import count_frames
-from groot_ros.embodiment.load import embodiment_path
 from groot_ros.msg import PolicyStatus, RecorderStatus
 from groot_ros.nodes.convert import RELIABLE_QOS
 from groot_ros.nodes.recorder_client import RecorderClient
@@ -57,28 +56,6 @@ class Rig:
 
     def kinds(self) -> list[str]:
         return [EpisodeEvent.from_text(message.data).kind for message in self.events]
-
-
-@pytest.fixture(scope="module")
-def slow_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The simulated arm as a loaded machine can render and wait for it: 64x64 pictures at 10 Hz, joints at 50 Hz."""
-    text = embodiment_path("sim_arm").read_text(encoding="utf-8")
-    for old, new in (
-        ("name: sim_arm", "name: slow_arm"),
-        ("step_hz: 30.0", "step_hz: 10.0"),
-        ("width: 224", "width: 64"),
-        ("height: 224", "height: 64"),
-        ("rate_hz: 30.0", "rate_hz: 10.0"),
-        ("rate_hz: 100.0", "rate_hz: 50.0"),
-        ("max_age_s: 0.2", "max_age_s: 1.0"),
-        ("max_age_s: 0.1", "max_age_s: 1.0"),
-        ("max_spread_s: 0.1", "max_spread_s: 1.0"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    path = tmp_path_factory.mktemp("robot") / "slow_arm.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,111 @@
+"""``/groot_recorder`` up and down in this process, without a robot: what it refuses to open, and opening again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from groot_ros.dataset.lock import DatasetLock
+from groot_ros.dataset.spec import DatasetSpec
+from groot_ros.dataset.writer import DatasetWriter
+from groot_ros.embodiment.load import load_embodiment
+from groot_ros.msg import RecorderStatus
+from groot_ros.nodes.recorder import RecorderNode
+from groot_ros.nodes.recorder_client import RecorderClient
+
+WAIT_S = 30.0
+DONE, FAILED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture
+def node() -> Iterator[RecorderNode]:
+    rclpy.init(args=[])
+    made = RecorderNode()
+    yield made
+    made.close()
+    made.destroy_node()
+    rclpy.try_shutdown()
+
+
+def configure(node: RecorderNode, **parameters: object) -> TransitionCallbackReturn:
+    node.set_parameters([Parameter(name, value=value) for name, value in parameters.items()])
+    return node.trigger_configure()
+
+
+def dataset_of(name: str) -> Callable[[Path], None]:
+    def make(root: Path) -> None:
+        embodiment = load_embodiment(name)
+        DatasetWriter(root, DatasetSpec.of(embodiment), embodiment.cameras, min_free_bytes=0).close()
+
+    return make
+
+
+def locked(root: Path) -> DatasetLock:
+    root.mkdir()
+    return DatasetLock(root)
+
+
+def occupied(root: Path) -> None:
+    root.mkdir()
+    (root / "thesis.tex").touch()
+
+
+BAD: dict[str, tuple[dict[str, object], Callable[[Path], DatasetLock | None], list[str]]] = {
+    "no dataset": ({"dataset": ""}, lambda root: None, ["parameter 'dataset' is empty", "dataset:=DIR"]),
+    "no such robot": ({"embodiment": "sim_amr"}, lambda root: None, ["'sim_amr'", "sim_arm"]),
+    "no such codec": ({"codec": "av1"}, lambda root: None, ["parameter 'codec'", "libx264", "'av1'"]),
+    "no such policy": ({"drop_policy": "drop"}, lambda root: None, ["parameter 'drop_policy'", "fail, split, flag"]),
+    "another robot's": ({}, dataset_of("so101"), ["slow_arm", "so101", "record into another folder"]),
+    "another writer": ({}, locked, ["expected no other writer", "process"]),
+    "no dataset at all": ({}, occupied, ["thesis.tex", "choose another folder"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_opened_is_said_and_the_node_can_be_configured_again(
+    case: str, node: RecorderNode, slow_yaml: Path, tmp_path: Path
+) -> None:
+    changes, prepare, words = BAD[case]
+    held = prepare(tmp_path / "data")
+    good = {"embodiment": str(slow_yaml), "dataset": str(tmp_path / "data"), "codec": "auto", "drop_policy": "fail"}
+    assert configure(node, **{**good, **changes}) is FAILED
+    status = node.status()
+    assert status.state == RecorderStatus.UNCONFIGURED and status.reason.endswith("Error")
+    assert all(word in status.message for word in words), status.message
+    assert configure(node, **{**good, "dataset": str(tmp_path / "other")}) is DONE
+    assert node.status().state == RecorderStatus.INACTIVE and node.status().message == ""
+    if held is not None:
+        held.release()
+
+
+def test_the_lock_is_given_back_on_cleanup_and_taken_again(node: RecorderNode, slow_yaml: Path, tmp_path: Path) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        with RecorderClient() as client:
+            done, message = client.call("save_episode", timeout_s=WAIT_S)
+            assert not done and message == "not configured"
+            for _ in range(2):
+                assert configure(node, embodiment=str(slow_yaml), dataset=str(tmp_path / "data")) is DONE
+                done, message = client.call("start_episode", timeout_s=WAIT_S)
+                assert not done and "activate" in message
+                assert node.trigger_activate() is DONE
+                for on in (True, False):  # a person says it, with no policy
+                    assert client.call("intervention", on, timeout_s=WAIT_S)[0]
+                    assert node.status().intervention is on
+                assert node.trigger_deactivate() is DONE
+                assert node.trigger_cleanup() is DONE
+                assert node.status().state == RecorderStatus.UNCONFIGURED
+                DatasetLock(tmp_path / "data").release()
+    finally:
+        executor.shutdown()
+        thread.join()
