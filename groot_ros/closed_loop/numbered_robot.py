@@ -33,6 +33,7 @@ class Setting:
         width, height: of the pictures (px).
         encoding: rgb8, or jpeg on a compressed topic.
         rate_hz: of every camera, and of the rows.
+        max_age_s: oldest sample that a row may have, and most time between its samples (s).
     """
 
     cameras: int = 3
@@ -40,6 +41,7 @@ class Setting:
     height: int = 480
     encoding: str = "rgb8"
     rate_hz: int = 30
+    max_age_s: float = 0.2
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
@@ -67,7 +69,7 @@ def write_embodiment(setting: Setting, path: Path) -> None:
             "width": setting.width,
             "height": setting.height,
             "rate_hz": float(setting.rate_hz),
-            "max_age_s": 0.2,
+            "max_age_s": setting.max_age_s,
         }
         for name in setting.names
     }
@@ -83,9 +85,10 @@ def write_embodiment(setting: Setting, path: Path) -> None:
                 "topic": "/joint_states",
                 "type": joint_state,
                 "rate_hz": JOINT_RATE_HZ,
-                "max_age_s": 0.1,
+                "max_age_s": setting.max_age_s,
             }
         },
+        "sync": {"max_spread_s": setting.max_age_s},
         "video": {name: {"camera": name} for name in setting.names},
         "state": {KEY: {"stream": STATE_STREAM, **key}},
         "action": {KEY: key},
@@ -99,7 +102,9 @@ def write_embodiment(setting: Setting, path: Path) -> None:
                 "keys": [KEY],
             }
         },
-        "recording": {"commands": {KEY: {"topic": "/leader/joint_states", "type": joint_state, "max_age_s": 0.2}}},
+        "recording": {
+            "commands": {KEY: {"topic": "/leader/joint_states", "type": joint_state, "max_age_s": setting.max_age_s}}
+        },
     }
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 

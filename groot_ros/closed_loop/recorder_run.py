@@ -24,7 +24,7 @@ START_S = 60.0  # until a node has started, on a machine with much else to do
 SAVE_S = 300.0
 END_S = 10.0
 STEP_S = 0.5
-SETTLED_S = 1.0  # some statuses long
+SETTLED_S = 0.6  # some statuses long
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
