@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from groot_ros.dataset.commanded import Commanded, Values
 from groot_ros.dataset.errors import DatasetError
+from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.observation.types import Reason, Refusal
+from groot_ros.share import share_directory
 
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 ARM = "command:arm"
@@ -357,3 +359,15 @@ def test_reset_forgets() -> None:
         commanded.reset()
         assert commanded.ages_s(T0)[ARM] == math.inf
         refused(commanded.at(T0), Reason.NO_COMMAND, "found none in force")
+
+
+ROBOTS = sorted(path.stem for path in (share_directory() / "config" / "embodiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_every_action_of_every_robot_of_the_package_has_a_source(name: str) -> None:
+    """Else the recorder could not begin."""
+    embodiment = load_embodiment(name)
+    commanded = Commanded(embodiment)
+    said = [key for source in commanded.sources.values() for key in source.keys]
+    assert sorted([*said, *commanded.next_state]) == sorted(embodiment.action)
