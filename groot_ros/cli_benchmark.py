@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from groot_ros.cli_options import FULL_SIZES, EmbodimentOption, Generation, LoadDtype, Size, console, refusals
+from groot_ros.cli_options import FULL_SIZES, Codec, EmbodimentOption, Generation, LoadDtype, Size, console, refusals
 
 benchmark_app = typer.Typer(help="Measure, with machine and stages named.", no_args_is_help=True)
 
@@ -168,4 +168,61 @@ def benchmark_continuity(
             draw_continuity(picture)
             typer.echo(f"picture: {picture}")
     if not met:
+        raise typer.Exit(1)
+
+
+class Pictures(str, Enum):
+    """How the pictures of a recorder's benchmark are sent."""
+
+    rgb8 = "rgb8"
+    jpeg = "jpeg"
+
+
+@benchmark_app.command("recorder")
+def benchmark_recorder(
+    cameras: Annotated[int, typer.Option(min=1, max=16, help="How many.")] = 3,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT (px), both even.")] = "640x480",
+    encoding: Annotated[Pictures, typer.Option(help="rgb8, or jpeg on compressed topics.")] = Pictures.rgb8,
+    rate: Annotated[int, typer.Option(min=1, max=120, help="Frames of every camera, and rows, per second.")] = 30,
+    duration: Annotated[float, typer.Option(min=2.0, help="Seconds to record.")] = 60.0,
+    codec: Annotated[Codec, typer.Option(help="H.264 encoder; auto: NVENC where it works, else libx264.")] = Codec.auto,
+    keep: Annotated[
+        Path | None, typer.Option(help="New folder for dataset and logs; default: removed at the end.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Whether every frame that cameras send is recorded: robot and recorder as own processes, every picture compared.
+
+    Pictures carry their number as a barcode, joint states and commands (100 Hz) theirs as a position. Exit code 1 when
+    a row holds anything but what it says, or, with cameras, size, encoding and rate left out, a frame was lost.
+
+    Example: [bold]groot-ros benchmark recorder --duration 60 --output recorder.json[/bold]
+    """
+    from groot_ros.closed_loop.numbered_robot import Setting
+    from groot_ros.closed_loop.recorder_benchmark import parse_size, run_recorder_benchmark
+
+    with refusals():
+        setting = Setting(cameras, *parse_size(size), encoding.value, rate)
+        held = run_recorder_benchmark(setting, duration, codec=codec.value, keep=keep, output=output, console=console)
+    if not held:
+        raise typer.Exit(1)
+
+
+@benchmark_app.command("recorder-hour")
+def benchmark_recorder_hour(
+    minutes: Annotated[float, typer.Option(min=1.0, help="To record, in simulated time.")] = 60.0,
+    episode: Annotated[float, typer.Option(min=1.0, help="Seconds per episode, in simulated time.")] = 60.0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Memory of a recorder over a long time, faster than real: two small cameras, joints and commands, many episodes.
+
+    Without ROS; all else is the recorder's own. Exit code 1 when the memory grows.
+
+    Example: [bold]groot-ros benchmark recorder-hour --minutes 60[/bold]
+    """
+    from groot_ros.closed_loop.recorder_memory import run_recorder_hour
+
+    with refusals():
+        flat = run_recorder_hour(minutes, episode, output, console)
+    if not flat:
         raise typer.Exit(1)

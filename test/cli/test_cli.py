@@ -19,7 +19,10 @@ from groot_ros.cli import app
 from groot_ros.embodiment.load import load_embodiment
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ["benchmark node", "benchmark load", "benchmark control", "benchmark continuity"]
+BENCHMARKS = [
+    *("benchmark node", "benchmark load", "benchmark control", "benchmark continuity"),
+    *("benchmark recorder", "benchmark recorder-hour"),
+]
 COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *BENCHMARKS]
 
 
