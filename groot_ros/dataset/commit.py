@@ -23,7 +23,7 @@ from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.spec import DatasetSpec
-from groot_ros.dataset.staging import SealedEpisode, read_sealed, remove
+from groot_ros.dataset.staged import SealedEpisode, read_sealed, remove
 from groot_ros.dataset.statistics import episode_statistics
 
 RECORD = paths.STAGING / "COMMIT.json"

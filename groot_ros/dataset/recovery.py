@@ -20,7 +20,7 @@ from groot_ros.dataset.commit import Totals, roll_forward
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import is_locked
 from groot_ros.dataset.spec import DatasetSpec
-from groot_ros.dataset.staging import ABORTED, BEGIN, ROWS, SEALED, note_abort, read_begin, read_rows, remove
+from groot_ros.dataset.staged import ABORTED, BEGIN, ROWS, SEALED, note_abort, read_begin, read_rows, remove
 
 _JSONL = (paths.TASKS, paths.EPISODES, paths.EPISODES_STATS)
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(parquet|mp4|json)")
@@ -145,9 +145,9 @@ def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
 def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedEpisode]:
     for folder in (root / paths.STAGING).iterdir():
         # Killed while it was made or removed; or another process is about to begin.
-        if folder.is_dir() and not folder.name.startswith(_STRAYS) and not (folder / BEGIN).exists():
-            if not _is_running(folder):
-                remove(folder)
+        is_episode = (folder / BEGIN).exists() or _is_running(folder)
+        if folder.is_dir() and not is_episode and not folder.name.startswith(_STRAYS):
+            remove(folder)
     aborted = []
     for episode in staged_episodes(root):
         if episode.state == "running":

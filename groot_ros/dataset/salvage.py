@@ -17,7 +17,7 @@ from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import DatasetLock, unwritable
 from groot_ros.dataset.recovery import StagedEpisode, staged_episodes
 from groot_ros.dataset.spec import FLAG_SALVAGED, IMAGES, DatasetSpec
-from groot_ros.dataset.staging import (
+from groot_ros.dataset.staged import (
     ABORTED,
     ROWS,
     SEALED,
