@@ -398,6 +398,11 @@ class Session:
                 **{key: source.topic for source in commanded.sources.values() for key in source.keys},
                 **dict.fromkeys(commanded.next_state, "next_state"),
             },
+            "rejected_messages": {
+                name: count - self._rejected_before[name]
+                for name, count in self._inputs.rejected().items()
+                if count > self._rejected_before[name]
+            },
             "rates_hz": {name: round(watch.rate_hz, 3) for name, watch in self._inputs.watches.items()},
         }
 
@@ -406,7 +411,7 @@ class Session:
 
     def _new_episode(self, task: str) -> None:
         self._episode = Episode(self._spec, self._sink, self._min_rows, self._events, task)
-        self._gaps_before = self._inputs.gaps()
+        self._gaps_before, self._rejected_before = self._inputs.gaps(), self._inputs.rejected()
 
     def _go_idle(self, message: str, refusal: Refusal | None = None) -> None:
         self._new_episode("")

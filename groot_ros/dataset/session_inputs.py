@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from groot_ros.dataset.commanded import Commanded, Values
@@ -12,7 +13,8 @@ from groot_ros.dataset.stream_watch import StreamWatch
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_STATE
 from groot_ros.observation.assembler import Assembler
-from groot_ros.observation.images import decode
+from groot_ros.observation.compressed_size import compressed_size
+from groot_ros.observation.images import check_size, check_whole, decode, read_frame
 from groot_ros.observation.messages import stamp_ns
 from groot_ros.observation.types import Reason, Refusal, Rejected, Samples
 
@@ -44,6 +46,8 @@ class SessionInputs:
         self.dead_after_ns = round(1e9 * (oldest_s + embodiment.sync.max_future_s))
         self.arrived_ns: int | None = None
         self._joint_states: dict[str, Any] = {}
+        self._bad_pictures: dict[str, Refusal] = {}
+        self._rejected_pictures: Counter[str] = Counter()
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
@@ -57,6 +61,9 @@ class SessionInputs:
         if source not in self.watches:
             return self.commanded.take(source, message, now_ns, self._positions)
         self.arrived_ns = now_ns
+        refusal = self._look_at_file(source, message)
+        if refusal is not None:
+            return refusal
         refusal = self._assembler.add(source, message, now_ns)
         if refusal is not None and refusal.reason is Reason.OUT_OF_ORDER and not recording:
             refusal = self._add_anew(source, message, now_ns, refusal)
@@ -73,6 +80,8 @@ class SessionInputs:
 
     def at(self, time_ns: int, at_start: bool) -> tuple[Samples, Values] | Refusal:
         """Observations and commands at ``time_ns``; ``at_start``: a stream's rate has to be known."""
+        for refusal in self._bad_pictures.values():
+            return refusal
         samples = self._assembler.sample(time_ns)
         if isinstance(samples, Refusal):
             return samples
@@ -84,6 +93,8 @@ class SessionInputs:
 
     def not_ready(self, now_ns: int) -> Refusal | None:
         """Why no episode can start: a stream is missing, slow or bad, or its pictures cannot be decoded."""
+        for refusal in self._bad_pictures.values():
+            return refusal
         samples = self._assembler.sample(now_ns)
         if isinstance(samples, Refusal):
             return samples
@@ -104,6 +115,7 @@ class SessionInputs:
         self._assembler.reset()
         self.commanded.reset()
         self._joint_states.clear()
+        self._bad_pictures.clear()
         for watch in self.watches.values():
             watch.reset()
         self.arrived_ns = now_ns
@@ -118,7 +130,7 @@ class SessionInputs:
     def qualities(self, now_ns: int, gaps_before: dict[str, int]) -> dict[str, StreamQuality]:
         """Stream or source of commands -> how it comes; gaps since ``gaps_before`` of each stream."""
         ages_s, counts = self._assembler.ages_s(now_ns), self._assembler.counts()
-        frozen = self._assembler.frozen()
+        frozen, rejected = self._assembler.frozen(), self.rejected()
         found = {
             name: StreamQuality(
                 topic=watch.spec.topic,
@@ -127,8 +139,8 @@ class SessionInputs:
                 age_s=ages_s[name],
                 max_age_s=watch.spec.max_age_s,
                 gaps=watch.gaps - gaps_before.get(name, 0),
-                received=counts[name].received,
-                rejected=counts[name].rejected,
+                received=counts[name].received + self._rejected_pictures[name],
+                rejected=rejected[name],
                 overflow=counts[name].overflow,
                 frozen=name in frozen,
             )
@@ -136,13 +148,38 @@ class SessionInputs:
         }
         for name, age_s in self.commanded.ages_s(now_ns).items():
             source = self.commanded.sources[name]
-            received, rejected = self.commanded.received[name], self.commanded.rejected[name]
-            found[name] = StreamQuality(source.topic, None, None, age_s, source.max_age_s, 0, received, rejected)
+            received = self.commanded.received[name]
+            found[name] = StreamQuality(source.topic, None, None, age_s, source.max_age_s, 0, received, rejected[name])
         return found
+
+    def rejected(self) -> dict[str, int]:
+        """Stream or source of commands -> messages refused so far."""
+        streams = {
+            name: count.rejected + self._rejected_pictures[name] for name, count in self._assembler.counts().items()
+        }
+        return {**streams, **self.commanded.rejected}
 
     def gaps(self) -> dict[str, int]:
         """Stream -> gaps so far."""
         return {name: watch.gaps for name, watch in self.watches.items()}
+
+    def _look_at_file(self, stream: str, message: Any) -> Refusal | None:
+        """A JPEG or PNG of another size, or not whole, would only be found by the encoder, too late for its tick."""
+        camera = self._embodiment.cameras.get(stream)
+        if camera is None or not camera.type.endswith("CompressedImage"):
+            return None
+        try:
+            frame = read_frame(message, stream, camera)
+            check_whole(frame, stream, camera)
+            size = compressed_size(frame.data, frame.encoding)
+            if size is not None:
+                check_size(*size, stream, camera)
+        except Rejected as error:
+            self._bad_pictures[stream] = error.refusal
+            self._rejected_pictures[stream] += 1
+            return error.refusal
+        self._bad_pictures.pop(stream, None)
+        return None
 
     def _add_anew(self, stream: str, message: Any, now_ns: int, refusal: Refusal) -> Refusal | None:
         """A driver that was started again on another clock must not need a new recorder."""

@@ -120,7 +120,7 @@ def _read_raw(
             do = f"it has no fixed meaning as 8-bit RGB: set the driver to one of {', '.join(IMAGE_ENCODINGS)}"
         text = f"{topic}: expected encoding {allowed}, found {encoding!r}, {do}"
         raise Rejected(Reason.WRONG_ENCODING, name, text)
-    _check_size(width, height, name, camera)
+    check_size(width, height, name, camera)
     channels, _ = _LAYOUTS[encoding]
     if channels == 2 and width % 2:
         text = f"{topic}: expected an even width for {encoding}, found {width}, correct the driver"
@@ -195,7 +195,7 @@ def _decode_compressed(frame: Frame, name: str, camera: Camera) -> NDArray[np.ui
     if image is None:
         raise _undecodable(frame, "that do not decode", name, camera)
     height, width = image.shape[:2]
-    _check_size(width, height, name, camera)
+    check_size(width, height, name, camera)
     # imdecode returns BGR. Of a file with swapped channels that is RGB already.
     return as_uint8(image if frame.swapped else cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
@@ -209,7 +209,8 @@ def _imdecode(data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     return None if image is None else as_uint8(image)
 
 
-def _check_size(width: int, height: int, name: str, camera: Camera) -> None:
+def check_size(width: int, height: int, name: str, camera: Camera) -> None:
+    """Refuse a picture of another size than the YAML's. Raises: Rejected (WRONG_SIZE) naming the topic."""
     if (width, height) != (camera.width, camera.height):
         text = (
             f"{camera.topic}: expected {camera.width}x{camera.height} px, found {width}x{height}, "

@@ -22,6 +22,7 @@ from demonstration import (
     number_of,
     robot,
     without,
+    wrist_in_another_size,
 )
 
 from groot_ros.dataset.session_types import SessionState
@@ -56,6 +57,10 @@ def _mixes_sizes(sent: list[Sent]) -> list[Sent]:
     return [i for i in sent if i.stamp_ns < at(2)] + front_in_another_size([i for i in sent if i.stamp_ns >= at(2)])
 
 
+def _mixes_jpeg_sizes(sent: list[Sent]) -> list[Sent]:
+    return [i for i in sent if i.stamp_ns < at(2)] + wrist_in_another_size([i for i in sent if i.stamp_ns >= at(2)])
+
+
 def _command_loses_a_joint(sent: list[Sent]) -> list[Sent]:
     def cut(item: Sent) -> Sent:
         if item.source != "command:arm" or item.stamp_ns < at(2):
@@ -71,6 +76,7 @@ SPOILED = [
     pytest.param(_slows_down, Reason.SLOW_STREAM, "/wrist: expected at least 22.5 Hz", id="half-rate"),
     pytest.param(_loses_a_joint, Reason.MISSING_JOINT, "/joints: expected joint 'b' (state.arm)", id="joint"),
     pytest.param(_mixes_sizes, Reason.WRONG_SIZE, "/front: expected 32x24 px, found 64x48", id="sizes"),
+    pytest.param(_mixes_jpeg_sizes, Reason.WRONG_SIZE, "/wrist: expected 32x24 px, found 64x48", id="jpeg-sizes"),
     pytest.param(_command_loses_a_joint, Reason.MISSING_JOINT, "/command: expected joint 'a' (action.arm)", id="told"),
 ]
 
@@ -110,6 +116,25 @@ def test_bad_input_ends_a_segment_and_what_is_whole_is_saved(
     assert message in finished[0].report["ended_by"]["message"]
     assert desk.writers[0].ended
     assert not desk.writers[0].aborted
+
+
+def test_half_a_picture_is_as_good_as_none_and_is_counted() -> None:
+    def cut(item: Sent) -> Sent:
+        if item.source != "wrist" or item.number != 60:
+            return item
+        message = demo.jpeg(item.stamp_ns, item.number)
+        message.data = message.data[:-9]
+        return Sent(item.arrived_ns, item.source, message, item.stamp_ns, item.number)
+
+    desk = Desk()
+    desk.play([cut(item) for item in PLAIN])
+    _, finished = desk.session.save(desk.now_ns)
+    whole = [item for item in PLAIN if item.source != "wrist" or item.number != 60]
+    (writer,) = desk.writers
+    stamps = writer.column("stamp_ns").tolist()
+    assert writer.numbers("wrist") == [newest(whole, "wrist", stamp_ns).number for stamp_ns in stamps]
+    assert finished[0].report["rejected_messages"] == {"wrist": 1}
+    assert desk.session.quality(desk.now_ns).streams["wrist"].rejected == 1
 
 
 @pytest.mark.parametrize("drop", ["fail", "flag"])

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from groot_ros.embodiment.schema import Camera
+from groot_ros.observation.compressed_size import compressed_size
 from groot_ros.observation.images import decode, read_frame
 from groot_ros.observation.types import Reason, Rejected
 
@@ -254,3 +255,20 @@ def test_the_same_pixels_as_cv_bridge(encoding: str) -> None:
     message.data = array.array("B", np.random.default_rng(8).bytes(message.step * fake.HEIGHT))
     expected = cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
     np.testing.assert_array_equal(to_rgb(message, camera()), expected)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize(("width", "height"), [(6, 4), (300, 17), (1, 1)])
+def test_the_size_of_a_file_is_in_its_header(kind: str, width: int, height: int) -> None:
+    data = np.frombuffer(fake.compressed(0, fake.picture(0, width, height), kind).data, dtype=np.uint8)
+    assert compressed_size(data, kind) == (width, height)
+    for cut in range(0, min(len(data), 200), 7):  # never an exception, never another size
+        assert compressed_size(data[:cut], kind) in (None, (width, height))
+
+
+def test_bytes_that_are_no_file_have_no_size() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        data = random.integers(0, 256, 40, dtype=np.uint8)
+        data[2] = 0
+        assert compressed_size(data, "jpeg") is None
