@@ -195,3 +195,20 @@ def test_velocity_is_the_slope_of_the_position(raw):
         before, after = f.sample(NOW + t - 1000)[0], f.sample(NOW + t + 1000)[0]
         slope = (after - before) / 2e-6
         assert f.sample(NOW + t)[1].tolist() == pytest.approx(slope.tolist(), abs=2e-2, rel=2e-3)
+
+
+# --- what the recorder asks for beyond a robot's controller ---
+
+
+def test_the_past_is_known_for_as_long_as_it_is_asked_for():
+    f = TrajectoryFollower(JOINTS, [0.0, 10.0], history_ns=S)
+    for k in range(1, 9):
+        f.receive(JOINTS, [point(0, k, k)], 0, NOW + k * S // 4)
+    assert [at(f, t_s)[0] for t_s in (1.0, 1.24, 1.25, 1.75, 2.0)] == [4, 4, 5, 7, 8]
+
+
+def test_the_end_may_move_where_the_controller_lets_it():
+    f = TrajectoryFollower(JOINTS, [0.0, 10.0], moving_end=True)
+    f.receive(JOINTS, [point(0, 0, 0, 1, 2), point(1, 1, 2, 1, 2)], NOW, NOW)
+    assert at(f, 0.25) == pytest.approx([0.25, 0.5])
+    assert at(f, 2) == pytest.approx([1.0, 2.0])  # it holds its last point
