@@ -164,6 +164,8 @@ def repair(
             console.print(f"{word}: {line}", style=style, markup=False, soft_wrap=True)
     if not result.mends and not result.refused:
         note(f"{result.root}: nothing to mend")
+    elif result.mends and not apply:
+        note("nothing was changed: --apply does it")
     if as_json:
         tell_json(result.to_json())
     if result.refused or (result.mends and not apply):

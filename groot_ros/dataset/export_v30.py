@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from groot_ros.dataset import paths
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.image_statistics import ImageStatistics
 from groot_ros.dataset.read import Dataset, as_array
-from groot_ros.dataset.rebuild import Built, Progress, new_folder
+from groot_ros.dataset.rebuild import Built, Progress, new_folder, statistics_columns
 from groot_ros.dataset.spec import EPISODE_INDEX, INDEX
 from groot_ros.dataset.video import VideoFacts, image_statistics, remux, video_facts
 
@@ -78,7 +78,7 @@ def export(
         DatasetError: the target exists, or the dataset is not sound: `groot-ros dataset check` says more.
     """
     source = Dataset(root)
-    _check_numbers(source)
+    _check(source)
     built = Built(target, len(source.episodes), sum(entry.length for entry in source.episodes), len(source.tasks))
     total = built.episodes * (1 + len(source.video_keys))
     done = iter(range(1, total + 1))
@@ -104,10 +104,13 @@ def export(
     return built
 
 
-def _check_numbers(source: Dataset) -> None:
+def _check(source: Dataset) -> None:
     """v3.0 finds episodes and tasks by their row. Raises: DatasetError when they are not numbered from 0."""
     if not source.episodes:
         raise DatasetError(f"{source.root}: expected at least one episode to export, found none")
+    pictures = [name for name, feature in source.features.items() if feature["dtype"] == "image"]
+    if pictures:
+        raise DatasetError(f"{source.root}: expected videos, found pictures within the rows ({', '.join(pictures)})")
     for name, found in ((paths.EPISODES, [e.index for e in source.episodes]), (paths.TASKS, sorted(source.tasks))):
         if found != list(range(len(found))):
             raise DatasetError(
@@ -116,13 +119,21 @@ def _check_numbers(source: Dataset) -> None:
             )
 
 
-def _write_data(source: Dataset, building: Path, limit: int, step: Any) -> tuple[list[Row], dict[str, Any]]:
+def _size(path: Path) -> int:
+    if not path.is_file():
+        raise DatasetError(f"{path}: expected a file of the dataset, found none: run `groot-ros dataset repair`")
+    return path.stat().st_size
+
+
+def _write_data(
+    source: Dataset, building: Path, limit: int, step: Callable[[], None]
+) -> tuple[list[Row], dict[str, Any]]:
     """data/: rows of meta/episodes without the videos', and the statistics of all columns."""
     rows: list[Row] = []
     columns: dict[str, list[NDArray[Any]]] = {}
-    sizes = [source.data(entry.index).stat().st_size for entry in source.episodes]
+    sizes = [_size(source.data(entry.index)) for entry in source.episodes]
     first = 0
-    for number, group in enumerate(_groups(sizes, limit)):
+    for number, group in enumerate(grouped(sizes, limit)):
         place = _Place(number)
         path = building / place.path(DATA_PATTERN)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,11 +162,10 @@ def _episode_row(
 ) -> Row:
     """A row of meta/episodes; adds the episode's numbers to ``columns``."""
     statistics = {}
-    for name in table.column_names:
-        if source.features[name]["dtype"] != "string":
-            values = as_array(table.column(name))
-            columns.setdefault(name, []).append(values)
-            statistics[name] = column_statistics(values)
+    for name in statistics_columns(source, table):
+        values = as_array(table.column(name))
+        columns.setdefault(name, []).append(values)
+        statistics[name] = column_statistics(values)
     return {
         "episode_index": episode,
         "tasks": list(source.episodes[episode].tasks),
@@ -189,9 +199,9 @@ def _sound_table(source: Dataset, episode: int, first: int) -> pa.Table:
 
 def _write_videos(source: Dataset, building: Path, feature: str, limit: int, rows: list[Row]) -> None:
     """videos/FEATURE: files of at most ``limit`` bytes; adds to ``rows`` where each episode is."""
+    sizes = [_size(source.video(row["episode_index"], feature)) for row in rows]
     facts = [_sound_video(source, row, feature) for row in rows]
-    sizes = [source.video(row["episode_index"], feature).stat().st_size for row in rows]
-    for number, group in enumerate(_groups(sizes, limit, [fact.header for fact in facts])):
+    for number, group in enumerate(grouped(sizes, limit, [fact.header for fact in facts])):
         place = _Place(number)
         path = building / place.path(VIDEO_PATTERN, video_key=feature)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +226,9 @@ def _sound_video(source: Dataset, row: Row, feature: str) -> VideoFacts:
     return facts
 
 
-def _image_statistics(source: Dataset, feature: str, frames: int, rows: list[Row], step: Any) -> dict[str, Any]:
+def _image_statistics(
+    source: Dataset, feature: str, frames: int, rows: list[Row], step: Callable[[], None]
+) -> dict[str, Any]:
     """Statistics of all videos of a feature; adds each episode's to ``rows``."""
     total = ImageStatistics()
 
@@ -251,7 +263,7 @@ def column_statistics(values: NDArray[Any]) -> dict[str, list[Any]]:
     }
 
 
-def _groups(sizes: Sequence[int], limit: int, kinds: Sequence[str] | None = None) -> Iterator[list[int]]:
+def grouped(sizes: Sequence[int], limit: int, kinds: Sequence[str] | None = None) -> Iterator[list[int]]:
     """Consecutive numbers whose sizes add up to at most ``limit`` and whose kinds agree; a single one may be larger."""
     group: list[int] = []
     filled = 0

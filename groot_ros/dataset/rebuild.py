@@ -110,18 +110,24 @@ def new_folder(target: Path) -> Iterator[Path]:
 def replace(root: Path, pieces: Sequence[Piece], progress: Progress | None = None) -> Built:
     """Build beside ``root``, then put it in its place; the old one stays as ``NAME.before-TIME``.
 
-    Raises: DatasetError as ``build``.
+    Raises: DatasetError as ``build``, or when the folder cannot be renamed (a mount point).
     """
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
     root = root.resolve()
     fresh, before = (root.with_name(f"{root.name}.{word}-{stamp}") for word in ("fresh", "before"))
     built = build(fresh, pieces, progress)
-    os.rename(root, before)
     try:
-        os.rename(fresh, root)
-    except OSError:
-        os.rename(before, root)
-        raise
+        os.rename(root, before)
+        try:
+            os.rename(fresh, root)
+        except OSError:
+            os.rename(before, root)
+            raise
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)  # the first error is the one to tell
+        raise DatasetError(
+            f"{root}: expected to be renamed to {before.name}, found {error.strerror or error}: name an output folder"
+        ) from error
     durable.sync_folder(root.parent)
     built.root = root
     built.notes.append(f"the dataset as it was is {before}")
@@ -315,13 +321,18 @@ def totals(
     }
 
 
+def statistics_columns(source: Dataset, table: pyarrow.Table) -> list[str]:
+    """Columns of a table that are numbers of a feature; not texts, nor pictures within the rows."""
+    features = source.features
+    return [name for name in table.column_names if features.get(name, {}).get("dtype") not in (None, "string", "image")]
+
+
 def statistics_of(source: Dataset, episode: int, table: pyarrow.Table) -> dict[str, Any]:
     """``stats`` of an episode from its rows and its pictures, which are all decoded, as many as there are rows.
 
     Raises: DatasetError when they cannot be read.
     """
-    columns = {name: as_array(table.column(name)) for name in table.column_names if name in source.features}
-    columns = {name: values for name, values in columns.items() if source.features[name]["dtype"] != "string"}
+    columns = {name: as_array(table.column(name)) for name in statistics_columns(source, table)}
     images = {
         feature: image_statistics(source.video(episode, feature), table.num_rows).stats()
         for feature in source.video_keys

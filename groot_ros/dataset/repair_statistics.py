@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from groot_ros.dataset.check.statistics import TOLERANCES
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset, as_array
+from groot_ros.dataset.rebuild import statistics_columns
 from groot_ros.dataset.statistics import episode_statistics, vector_statistics
 from groot_ros.dataset.video import image_statistics
 
@@ -41,9 +42,7 @@ def is_statistics(files: Dataset, episodes: Sequence[int], said: Any) -> bool:
 def episode_columns(files: Dataset, episode: int) -> dict[str, NDArray[Any]]:
     """Columns of an episode that have statistics. Raises: DatasetError when the rows cannot be read."""
     table = files.table(episode)
-    features = files.features
-    names = [name for name in table.column_names if name in features and features[name]["dtype"] != "string"]
-    return {name: as_array(table.column(name)) for name in names}
+    return {name: as_array(table.column(name)) for name in statistics_columns(files, table)}
 
 
 def is_episode_statistics(files: Dataset, columns: Mapping[str, NDArray[Any]], said: Any) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from dataset_maker import frame_number, make_dataset
 
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.export_v30 import QUANTILES, column_statistics, export
+from groot_ros.dataset.export_v30 import QUANTILES, column_statistics, export, grouped
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.rebuild import Piece, build
 from groot_ros.dataset.spec import ACTION, STAMP, STATE
@@ -142,6 +142,11 @@ def test_nanoseconds_keep_their_digits() -> None:
     assert found["std"][0] == pytest.approx(33_333_333 * np.sqrt(2))
 
 
+def test_a_file_ends_when_it_is_full_or_another_encoder_begins() -> None:
+    assert list(grouped([4, 4, 4, 9, 1], 8)) == [[0, 1], [2], [3], [4]]
+    assert list(grouped([1, 1, 1, 1], 8, ["a", "a", "b", "a"])) == [[0, 1], [2], [3]]
+
+
 def test_what_is_not_sound_is_refused_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist yet"):
         export(source, source)
@@ -152,6 +157,9 @@ def test_what_is_not_sound_is_refused_and_nothing_is_left(source: Path, tmp_path
     remux([video], short, FPS, ROWS - 1)
     short.replace(video)  # not over the linked file
     with pytest.raises(DatasetError, match=r"episode_000001.mp4: expected 12 pictures.*found 11.*--truncate"):
+        export(work, tmp_path / "target")
+    video.unlink()
+    with pytest.raises(DatasetError, match=r"episode_000001.mp4: expected a file of the dataset, found none"):
         export(work, tmp_path / "target")
     data = Dataset(work).data(1)
     table = pq.read_table(data)
