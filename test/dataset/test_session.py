@@ -111,6 +111,20 @@ def test_a_timer_changes_nothing(jitter_ms: int, drop: str, seed: int, timer_ms:
     assert record(timer) == driven
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_who_receives_a_little_later_records_the_same_within_a_tick(seed: int) -> None:
+    """A bag is written by another process than the recorder: it has other times of arrival."""
+    desks = [Desk(), Desk()]
+    for desk, jitter_ns in zip(desks, (2 * MS, 12 * MS), strict=True):
+        desk.play(demonstration(3.0, jitter_ns=jitter_ns, seed=seed))
+    mine, other = (desk.writers[0] for desk in desks)
+    assert abs(mine.rows - other.rows) <= 1
+    assert abs(int(mine.kept[0]["stamp_ns"]) - int(other.kept[0]["stamp_ns"])) <= S // FPS
+    for camera in demo.CAMERAS:
+        pairs = zip(mine.numbers(camera), other.numbers(camera), strict=False)
+        assert max(abs(one - another) for one, another in pairs) <= 1
+
+
 def test_a_process_that_is_held_up_loses_nothing() -> None:
     """For a quarter of a second nothing is taken; then everything that waited comes at once, topic by topic."""
     held_from, held_to = at(1.6), at(1.85)
