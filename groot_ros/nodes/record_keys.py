@@ -245,6 +245,9 @@ class RecordKeys(Node):
             line = status_line(self._status)
             state = f"{self._status.state} {self._status.reason} {self._status.last_result}"
         if self._in_place:
+            ended = self._status is not None and self._status.state == RecorderStatus.IDLE and self._status.reason
+            if ended and state != self._shown:
+                print("\a", end="")  # whoever moves the robot does not look here
             print(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
         elif state != self._shown:
             print(line, flush=True)

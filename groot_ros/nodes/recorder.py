@@ -149,7 +149,7 @@ class RecorderNode(LifecycleNode):
     def _leave_episode(self, why: str) -> None:
         if self._recording is not None and self._recording.session.state is not SessionState.IDLE:
             now_ns, root = self._now_ns(), self._recording.dataset.root
-            self._recording.session.abandon(f"{why}; `groot-ros dataset salvage {root}` takes over its rows", now_ns)
+            self._recording.session.abandon(f"{why}; see `groot-ros dataset salvage {root}`", now_ns)
             self._event(EpisodeEvent("discard", now_ns))
             self._tell_events(self._recording)
 

@@ -6,14 +6,22 @@ from typing import Any
 
 from groot_ros.nodes.parameters import reference_rows
 from groot_ros.nodes.policy_parameters import PolicyParameters
+from groot_ros.nodes.record_keys import RecordKeysParameters
+from groot_ros.nodes.recorder_parameters import RecorderParameters
 from groot_ros.nodes.simulator import SimulatorParameters
 
-PAGES: dict[str, type[Any]] = {"/groot_policy": PolicyParameters, "/groot_sim": SimulatorParameters}
+PAGES: dict[str, type[Any]] = {
+    "/groot_policy": PolicyParameters,
+    "/groot_recorder": RecorderParameters,
+    "/record_keys": RecordKeysParameters,
+    "/groot_sim": SimulatorParameters,
+}
 HEAD = """# Parameters
 
     ros2 run groot_ros policy_node --ros-args -p embodiment:=sim_arm -p checkpoint:=/tmp/tiny -p autostart:=true
 
-Generated from the code by `groot-ros docs parameters`. `/groot_policy` reads its parameters on configure.
+Generated from the code by `groot-ros docs parameters`. `/groot_policy` and `/groot_recorder` read theirs on
+configure, `task` on every start.
 """
 
 

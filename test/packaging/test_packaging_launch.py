@@ -116,7 +116,7 @@ def module_of(executable: str) -> str:
 
 
 def test_there_are_launch_files() -> None:
-    assert {path.name for path in LAUNCH_FILES} >= {"policy.launch.py", "sim.launch.py"}
+    assert {path.name for path in LAUNCH_FILES} >= {"policy.launch.py", "record.launch.py", "sim.launch.py"}
 
 
 def test_every_argument_is_described_and_used(entities: list[Recorded]) -> None:
@@ -152,14 +152,19 @@ def test_defaults_are_of_the_stated_type(entities: list[Recorded]) -> None:
                 kind(default)
 
 
-@pytest.mark.parametrize(
-    "name", ["embodiment", "device", "dtype", "control_rate_hz", "chunking", "dry_run", "start_on_activate"]
-)
-def test_policy_launch_has_the_nodes_own_defaults(name: str) -> None:
-    tree = ast.parse((ROOT / "launch" / "policy.launch.py").read_text(encoding="utf-8"))
+OWN_DEFAULTS = {
+    "policy": ("embodiment", "device", "dtype", "control_rate_hz", "chunking", "dry_run", "start_on_activate"),
+    "recorder": ("embodiment", "dataset", "task", "drop_policy", "codec", "min_free_gb"),
+}
+
+
+@pytest.mark.parametrize(("node", "name"), [(node, name) for node, names in OWN_DEFAULTS.items() for name in names])
+def test_a_launch_file_has_the_nodes_own_defaults(node: str, name: str) -> None:
+    file = {"policy": "policy.launch.py", "recorder": "record.launch.py"}[node]
+    tree = ast.parse((ROOT / "launch" / file).read_text(encoding="utf-8"))
     (table,) = (n.value for n in tree.body if isinstance(n, ast.AnnAssign) and n.target.id == "PARAMETERS")
     rows = {key.value: row.elts[0].value for key, row in zip(table.keys, table.values, strict=True)}
-    default = ast.literal_eval(node_parameters("policy")[name])
+    default = ast.literal_eval(node_parameters(node)[name])
     assert rows[name] == (str(default).lower() if isinstance(default, bool) else str(default))
 
 
