@@ -66,12 +66,16 @@ def test_defect_is_found(copy: Path, defect: Defect) -> None:
 
 
 def test_every_code_has_a_defect() -> None:
-    assert {defect.code for defect in DEFECTS} == set(CODES) - {"episode_short"}
+    assert {defect.code for defect in DEFECTS} == set(CODES) - {"episode_short", "no_episodes"}
 
 
 def test_episode_shorter_than_a_chunk(clean: Path) -> None:
     assert codes(clean, horizon=ROWS) == []
     assert codes(clean, horizon=ROWS + 1) == ["episode_short"] * EPISODES
+
+
+def test_dataset_without_episodes(tmp_path: Path) -> None:
+    assert codes(make_dataset(tmp_path / "empty", episodes=0)) == ["no_episodes"]
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"a": [[1], "b"]}\n', None])

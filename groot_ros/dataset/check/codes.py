@@ -20,6 +20,7 @@ CODES: dict[str, tuple[Literal["error", "warning", "info"], str]] = {
     "info_invalid": ("error", "info.json lacks a field, or one has the wrong type"),
     "feature_invalid": ("error", "a feature that loaders refuse"),
     "count_mismatch": ("error", "totals of info.json are not those of the dataset"),
+    "no_episodes": ("warning", "a dataset without episodes"),
     "episode_order": ("error", "episodes are not numbered 0, 1, 2, ..."),
     "episode_short": ("warning", "an episode shorter than an action chunk gives no training sample"),
     "episode_duplicate": ("warning", "two episodes with the same numbers"),

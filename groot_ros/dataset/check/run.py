@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from groot_ros.dataset import paths
 from groot_ros.dataset.check.contents import Contents, content_counts, read_contents
 from groot_ros.dataset.check.modality import Modality
 from groot_ros.dataset.check.motion import check_lengths, check_motion
@@ -54,6 +55,9 @@ def check(
     check_files(contents, found)
     check_leftovers(contents, found)
     modality = Modality(contents, found)
+    if not contents.episodes and str(paths.EPISODES) not in found.damaged:
+        found.add("no_episodes", paths.EPISODES, "expected episodes, found none: record some")
+        return _report(folder, found, full, contents)
     check_lengths(contents, horizon, found)
     episodes = []
     for entry in contents.episodes:
