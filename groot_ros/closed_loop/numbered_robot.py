@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from groot_ros.closed_loop.barcode import LIMIT
+from groot_ros.closed_loop.barcode import COLUMNS, LIMIT, ROWS
 
 JOINTS = tuple(f"joint_{index}" for index in range(6))
 STATE_STREAM, KEY = "joints", "arm"
@@ -46,6 +46,11 @@ class Setting:
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
             raise ValueError(f"expected one of the encodings {', '.join(ENCODINGS)}, found {self.encoding!r}")
+        if self.height < 4 * ROWS or self.width < 4 * COLUMNS:
+            raise ValueError(
+                f"expected pictures of at least {4 * COLUMNS}x{4 * ROWS} px, so that a barcode can be read, found "
+                f"{self.width}x{self.height}"
+            )
         if self.cameras < 1 or self.rate_hz < 1:
             raise ValueError(f"expected at least one camera and 1 Hz, found {self.cameras} and {self.rate_hz} Hz")
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from groot_ros.closed_loop.numbered_robot import Published, Setting, write_embodiment
 from groot_ros.closed_loop.recorder_identity import Proof, prove
 from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.spec import DatasetSpec
+from groot_ros.embodiment.load import load_embodiment
 from groot_ros.processes import Processes, node_command, ros_environment
 from groot_ros.share import share_directory
 
@@ -109,6 +111,7 @@ def run_recorder(
     Raises:
         ProcessDied: a process ended by itself.
         NotRecorded: the recorder refused.
+        DatasetError: pictures of this size cannot be recorded.
     """
     environment = ros_environment() | large_images_profile()
     os.environ.update({name: environment[name] for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE")})
@@ -116,6 +119,7 @@ def run_recorder(
 
     robot, log, root = folder / "robot.yaml", folder / "published.npz", folder / "dataset"
     write_embodiment(setting, robot)
+    DatasetSpec.of(load_embodiment(str(robot)))  # what cannot be recorded is refused before anything starts
     with Processes(folder / "logs", environment) as processes, RecorderClient() as client:
         say(f"robot: {setting} (log: {processes.log('robot')})")
         publisher = processes.start(
@@ -169,9 +173,10 @@ def large_images_profile() -> dict[str, str]:
 def _start_episode(client: RecorderClient, processes: Processes) -> None:
     from groot_ros.msg import RecorderStatus
 
-    if not client.wait_for(lambda status: status.state >= RecorderStatus.IDLE, START_S, processes.check):
-        why = client.status.message if client.status is not None else "it says nothing"
-        raise NotRecorded(f"the recorder was not ready after {START_S:.0f} s: {why}; see {processes.log('recorder')}")
+    client.wait_for(lambda status: status.state >= RecorderStatus.IDLE or bool(status.reason), START_S, processes.check)
+    if client.status is None or client.status.state < RecorderStatus.IDLE:
+        why = client.status.message if client.status is not None else f"it said nothing in {START_S:.0f} s"
+        raise NotRecorded(f"the recorder is not ready: {why}; see {processes.log('recorder')}")
     deadline = time.monotonic() + START_S
     while True:
         started, message = client.call("start_episode", timeout_s=START_S, alive=processes.check)

@@ -15,6 +15,8 @@ from groot_ros.closed_loop.numbered_robot import Published, Setting
 from groot_ros.closed_loop.recorder_benchmark import parse_size
 from groot_ros.closed_loop.recorder_identity import Proof, prove
 from groot_ros.closed_loop.recorder_memory import published, record_simulated, slope
+from groot_ros.closed_loop.recorder_run import run_recorder
+from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.staging import EpisodeWriter
 
 SETTING = Setting(cameras=2, width=32, height=24)
@@ -134,3 +136,20 @@ def test_a_bad_size_is_refused(text: str) -> None:
     assert parse_size("1280x720") == (1280, 720)
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"encoding": "png"}, "rgb8, jpeg"),
+        ({"width": 16}, "at least 20x16"),
+        ({"cameras": 0}, "at least one camera"),
+        ({"width": 641}, "even width"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_anything_starts(
+    setting: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, DatasetError), match=words):
+        run_recorder(Setting(**setting), tmp_path, 1.0)
+    assert not (tmp_path / "logs").exists()
