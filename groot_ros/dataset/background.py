@@ -37,6 +37,10 @@ class Target(Protocol[Report_co]):
         """Compute the statistics of the whole dataset anew. Raises: DatasetError."""
         ...
 
+    def close(self) -> None:
+        """Refresh the statistics if they are old, and let others write. Raises: DatasetError."""
+        ...
+
 
 @dataclass(frozen=True)
 class Committed(Generic[Report]):
@@ -53,13 +57,13 @@ class _Save(Generic[Report]):
 
 
 class Committer(Generic[Report]):
-    """Seals and commits saves in the order in which they came. Use ``close`` at the end.
+    """Seals and commits saves in the order in which they came, and closes the dataset after the last one.
 
-    The dataset's statistics are refreshed whenever nothing waits; at the end that is left to its own ``close``.
+    The dataset's statistics are refreshed whenever nothing waits, which takes the longer the more episodes it has.
 
     Args:
         target: the dataset.
-        failed: told, in this thread, what went wrong beside a save: the statistics could not be refreshed.
+        failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed.
 
     """
 
@@ -101,7 +105,10 @@ class Committer(Generic[Report]):
         self._queue.put_nowait(_Save(tuple(episodes), done))
 
     def close(self, timeout_s: float) -> bool:
-        """Finish what waits, for at most ``timeout_s``; whether all is durable. What is not stays staged."""
+        """Finish what waits and close the dataset, for at most ``timeout_s``; whether that is done.
+
+        If it is not: what is not durable stays staged, and the next start ends it and refreshes the statistics.
+        """
         deadline_s = time.monotonic() + timeout_s
         if not self._ended.is_set():
             self._ended.set()
@@ -116,10 +123,14 @@ class Committer(Generic[Report]):
                 self._episodes -= len(save.episodes)
             save.done(outcome)
             if outcome.reports and self._queue.empty():
-                try:
-                    self._target.refresh_statistics()
-                except Exception as error:
-                    self._failed(f"statistics of the dataset are not up to date: {_told(error)}")
+                self._try(self._target.refresh_statistics)
+        self._try(self._target.close)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._failed(f"statistics of the dataset are not up to date: {_told(error)}")
 
     def _commit(self, save: _Save[Report]) -> Committed[Report]:
         staged, problems = [], []

@@ -156,8 +156,9 @@ class RecorderNode(LifecycleNode):
     def _forget(self, timeout_s: float) -> None:
         recording, self._recording = self._recording, None
         if recording is not None:
-            for problem in recording.close(self, timeout_s):
-                self.get_logger().error(problem)
+            late = recording.close(self, timeout_s)
+            if late is not None:
+                self.get_logger().error(late)
 
     # --- services and topics -----------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from rclpy.subscription import Subscription
 from groot_ros.dataset.background import Committer
 from groot_ros.dataset.encoder import choose_codec
 from groot_ros.dataset.episode_report import EpisodeReport
-from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.session import Session
 from groot_ros.dataset.session_types import DropPolicy
 from groot_ros.dataset.spec import DatasetSpec
@@ -57,24 +56,22 @@ class Recording:
     intervention: Intervention
     subscriptions: list[Subscription]
 
-    def close(self, node: Node, timeout_s: float) -> list[str]:
+    def close(self, node: Node, timeout_s: float) -> str | None:
         """Take everything down, waiting at most ``timeout_s`` for episodes that are being written.
 
-        The running episode is to be ended before. Returns: what could not be done, in words.
+        The running episode is to be ended before. Returns: what could not be done in that time, in words.
         """
         for subscription in self.subscriptions:
             node.destroy_subscription(subscription)
-        left = self.committer.episodes
-        if not self.committer.close(timeout_s):
-            return [
-                f"{left} saved episodes were not yet written after {timeout_s:g} s: what is missing is in "
-                f"{self.dataset.staging}, see `groot-ros dataset salvage {self.dataset.root}`"
-            ]
-        try:
-            self.dataset.close()
-        except DatasetError as error:
-            return [str(error)]
-        return []
+        if self.committer.close(timeout_s):
+            return None
+        left, root = self.committer.episodes, self.dataset.root
+        if left:
+            return (
+                f"{root}: {left} saved episodes were not yet written after {timeout_s:g} s: what the next start does "
+                f"not end is listed by `groot-ros dataset salvage {root}`"
+            )
+        return f"{root}: all episodes are saved; its statistics are refreshed by the next start"
 
 
 def make_recording(node: Node, parameters: RecorderParameters, now_ns: Callable[[], int]) -> Recording:

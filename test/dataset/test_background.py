@@ -41,6 +41,7 @@ class Target:
         self.refreshed = threading.Event()
         self.error: Exception | None = None
         self.stale: Exception | None = None
+        self.closed = False
 
     def commit(self, staged: Sequence[Path]) -> list[str]:
         assert self.go.wait(WAIT_S)
@@ -55,6 +56,9 @@ class Target:
         self.refreshed.set()
         if self.stale is not None:
             raise self.stale
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def run(target: Target, saves: list[list[Staged]]) -> list[Committed[str]]:
@@ -81,7 +85,7 @@ def test_saves_are_committed_in_order_by_another_thread() -> None:
     assert target.committed == ["a", "b", "c"]
     assert outcomes == [Committed(("a", "b"), ()), Committed(("c",), ())]
     assert first.more == {"segment": 0}
-    assert target.threads == {"commit"}
+    assert target.threads == {"commit"} and target.closed
     with pytest.raises(RuntimeError, match="after close"):
         committer.put([(first, {})], outcomes.append)
 
@@ -126,7 +130,7 @@ def test_the_queue_is_bounded_and_a_disk_that_hangs_does_not_hang_the_end() -> N
         for number in range(DEPTH + 2):  # one of them is out of the queue at once
             committer.put([(Staged(str(number)), {})], done.append)
     assert committer.full
-    assert not committer.close(0.01)
+    assert not committer.close(0.01) and not target.closed
     target.go.set()
     assert committer.close(WAIT_S)
     assert len(target.committed) >= DEPTH
