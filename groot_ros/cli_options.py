@@ -52,7 +52,7 @@ class Storage(str, Enum):
     sqlite3 = "sqlite3"
 
 
-class DropPolicy(str, Enum):
+class DropPolicy(Enum):  # not a str, whose method `split` is something else
     """What a recorder does with a tick that has no good samples."""
 
     fail = "fail"
