@@ -12,7 +12,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import DatasetLock
+from groot_ros.dataset.session import Session
+from groot_ros.dataset.session_types import Answer, Finished
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.writer import DatasetWriter
 from groot_ros.embodiment.load import load_embodiment
@@ -85,27 +88,65 @@ def test_what_cannot_be_opened_is_said_and_the_node_can_be_configured_again(
         held.release()
 
 
-def test_the_lock_is_given_back_on_cleanup_and_taken_again(node: RecorderNode, slow_yaml: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def client(node: RecorderNode) -> Iterator[RecorderClient]:
+    """Of the node, which a thread spins."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    try:
-        with RecorderClient() as client:
-            done, message = client.call("save_episode", timeout_s=WAIT_S)
-            assert not done and message == "not configured"
-            for _ in range(2):
-                assert configure(node, embodiment=str(slow_yaml), dataset=str(tmp_path / "data")) is DONE
-                done, message = client.call("start_episode", timeout_s=WAIT_S)
-                assert not done and "activate" in message
-                assert node.trigger_activate() is DONE
-                for on in (True, False):  # a person says it, with no policy
-                    assert client.call("intervention", on, timeout_s=WAIT_S)[0]
-                    assert node.status().intervention is on
-                assert node.trigger_deactivate() is DONE
-                assert node.trigger_cleanup() is DONE
-                assert node.status().state == RecorderStatus.UNCONFIGURED
-                DatasetLock(tmp_path / "data").release()
-    finally:
-        executor.shutdown()
-        thread.join()
+    with RecorderClient() as made:
+        yield made
+    executor.shutdown()
+    thread.join()
+
+
+def test_the_lock_is_given_back_on_cleanup_and_taken_again(
+    node: RecorderNode, client: RecorderClient, slow_yaml: Path, tmp_path: Path
+) -> None:
+    done, message = client.call("save_episode", timeout_s=WAIT_S)
+    assert not done and message == "not configured"
+    for _ in range(2):
+        assert configure(node, embodiment=str(slow_yaml), dataset=str(tmp_path / "data")) is DONE
+        done, message = client.call("start_episode", timeout_s=WAIT_S)
+        assert not done and "activate" in message
+        assert node.trigger_activate() is DONE
+        for on in (True, False):  # a person says it, with no policy
+            assert client.call("intervention", on, timeout_s=WAIT_S)[0]
+            assert node.status().intervention is on
+        assert node.trigger_deactivate() is DONE
+        assert node.trigger_cleanup() is DONE
+        assert node.status().state == RecorderStatus.UNCONFIGURED
+        DatasetLock(tmp_path / "data").release()
+
+
+class SlowEpisode:
+    """Waits for ``go`` until it is sealed, and then is not."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def seal(self, more: object = None) -> Path:
+        self.begun.set()
+        assert self.go.wait(WAIT_S)
+        raise DatasetError("camera front: expected 3 frames, found 2")
+
+
+def test_a_save_that_waits_for_the_disk_holds_up_nothing_and_says_what_failed(
+    node: RecorderNode, client: RecorderClient, slow_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(node, embodiment=str(slow_yaml), dataset=str(tmp_path / "data"))
+    node.trigger_activate()
+    episode = SlowEpisode()
+    monkeypatch.setattr(Session, "save", lambda self, now_ns: (Answer(True, ""), [Finished(episode, {})]))
+    answers: list[tuple[bool, str]] = []
+    saving = threading.Thread(target=lambda: answers.append(client.call("save_episode", timeout_s=WAIT_S)))
+    saving.start()
+    assert episode.begun.wait(WAIT_S)
+    assert client.call("intervention", True, timeout_s=WAIT_S)[0]
+    assert client.wait_for(lambda status: status.intervention and status.committing == 1, WAIT_S)
+    assert not answers
+    episode.go.set()
+    saving.join(WAIT_S)
+    assert answers == [(False, "NOT saved: camera front: expected 3 frames, found 2")]
+    assert client.wait_for(lambda status: status.last_result == answers[0][1] and status.saved == 0, WAIT_S)
