@@ -117,6 +117,12 @@ class _Work:
             self._rewrite(name, f"{'; '.join(problems)}: written again from what is left")
         facts = self._look_at_files(progress)
         self._look_at_tasks(facts)
+        if set(facts) - set(self._draft.episodes):
+            # Their lines are what says that they belong here: without those, the next repair takes them for strays.
+            self._result.notes.append(f"nothing is mended before that: {'; '.join(self._result.mends)}")
+            self._result.mends.clear()
+            self._writes.clear()
+            return
         self._look_at_rows(facts)
         self._look_at_totals()
         self._look_for_strays(facts)

@@ -23,7 +23,8 @@ from groot_ros.dataset.video import decode_frames, image_statistics, remux, vide
 EPISODES, ROWS, FPS = 4, 12, 30
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 LOADERS = Path.home() / ".cache" / "lerobot-loaders"
-LOADER = Path("/work/shared/tools/load_lerobot_v30.py")
+# Tools that lie beside this repository where it is developed.
+LOADER = Path(__file__).resolve().parents[3] / "shared" / "tools" / "load_lerobot_v30.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_maker import frame_number, make_dataset, small_arm
+from dataset_maker import TASKS, frame_number, make_dataset, make_rows, record, small_arm
 from test_edit import CAMERAS, contents, edit_json
 
 from groot_ros.dataset import paths
 from groot_ros.dataset.check import check
+from groot_ros.dataset.commit import Totals, commit
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import DatasetLock
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.repair import repair
+from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.video import decode_frames, remux
+from groot_ros.dataset.writer import DatasetWriter
 from groot_ros.embodiment.load import load_embodiment
 
 EPISODES, ROWS = 3, 12
@@ -197,6 +200,26 @@ def test_nothing_to_mend(root: Path) -> None:
     assert contents(root) == before
 
 
+def test_an_interrupted_commit_is_ended_first(root: Path) -> None:
+    robot = small_arm()
+    spec = DatasetSpec.of(robot)
+    with DatasetWriter(root, spec, robot.cameras, codec="libx264", min_free_bytes=0) as writer:
+        episode = writer.begin(TASKS[0])
+        record(episode, make_rows(spec, ROWS, 5))
+        staged = episode.seal({})
+
+    def stop(step: str) -> None:
+        if step == "episodes.jsonl":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        commit(root, spec, Totals.of(root), [staged], stop)
+    told = repair(root)
+    assert told.mends == [".staging/COMMIT.json: a commit was interrupted: ended"] and "--apply" in told.notes[0]
+    assert not repair(root, apply=True).refused
+    assert problems(root) == [] and len(Dataset(root).episodes) == EPISODES + 1
+
+
 def test_stray_files_are_kept(root: Path) -> None:
     copy_rows(root)
     repair(root, apply=True)
@@ -253,6 +276,21 @@ def test_a_task_that_nothing_else_says_is_refused(root: Path) -> None:
     change_line(paths.EPISODES, 1, lambda line: line.update(tasks=["one", "two"]))(root)
     [line] = repair(root, apply=True).refused
     assert "text of task 1" in line and '{"task_index": 1, "task": "..."}' in line
+
+
+def test_an_episode_whose_task_is_lost_too_is_not_given_up(root: Path) -> None:
+    """Not even its line may be tidied away: it is what keeps the files from being strays."""
+    (root / paths.EPISODES).write_bytes((root / paths.EPISODES).read_bytes().splitlines(keepends=True)[0])
+    cut(paths.TASKS, -4)(root)
+    before = contents(root)
+    refused = repair(root, apply=True)
+    assert contents(root) == before and not refused.mends
+    assert "text of task 1 (episodes [1])" in refused.refused[0] and "nothing is mended before" in refused.notes[0]
+    (root / paths.TASKS).write_text(
+        "".join(json.dumps({"task_index": i, "task": text}) + "\n" for i, text in enumerate(TASKS))
+    )
+    assert not repair(root, apply=True).refused and problems(root) == []
+    assert [entry.tasks for entry in Dataset(root).episodes] == [(TASKS[0],), (TASKS[1],), (TASKS[0],)]
 
 
 def test_files_of_swapped_episodes_are_refused(root: Path) -> None:
