@@ -30,12 +30,18 @@ from groot_ros.nodes.recorder_parameters import RecorderParameters
 from groot_ros.nodes.recorder_reports import Counts, Problem, result_text
 from groot_ros.nodes.recording import Recording, make_recording
 from groot_ros.nodes.runtime import EXIT_USAGE, leave, request_stop, run
+from groot_ros.observation.types import Reason
 
 STATUS_HZ = 5.0
 TICK_HZ = 50.0  # how often ticks of the grid are settled when no message comes, and a change of state is looked for
+CLOCK_SILENT_S = 1.0  # a simulated clock that stands still for so long is told of
 POLICY_SILENT_S = 1.0  # a policy publishes its status at 5 Hz; one that does not is gone
 CLOSE_S = 1.2  # for saved episodes that are being written: of the 2 s that a stop may take
 CLEANUP_S = 60.0  # the same, when the process goes on
+CLOCK_STOPPED = Problem(
+    Reason.CLOCK_STOPPED.value,
+    "/clock: expected ROS time to go on, found it standing still, check its publisher or unset use_sim_time",
+)
 EVENTS_QOS = QoSProfile(depth=100, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -58,6 +64,7 @@ class RecorderNode(LifecycleNode):
         self._counts = Counts()
         self._told: tuple[object, ...] = ()
         self._policy_heard_s = 0.0
+        self._ros_time = (-1, 0.0)  # ROS time (ns) and the steady time (s) since which it is that
         self._statuses = self.create_publisher(RecorderStatus, "~/status", convert.RELIABLE_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", convert.RELIABLE_QOS)
         self._events = self.create_publisher(String, "~/episode_events", EVENTS_QOS)
@@ -285,15 +292,25 @@ class RecorderNode(LifecycleNode):
         return int(self.get_clock().now().nanoseconds)
 
     def _on_tick(self) -> None:
-        recording = self._recording
+        recording, now_ns = self._recording, self._now_ns()
         if recording is not None:
-            recording.session.advance(self._now_ns())
+            recording.session.advance(now_ns)
+            self._watch_clock(now_ns)
             if recording.intervention.by_policy is False and self._policy_silent():
                 self._mark(recording, by_policy=True)
                 self.get_logger().warning(f"{self._settings.policy}/status: nothing for {POLICY_SILENT_S:g} s")
             self._tell_events(recording)
         if self._look() != self._told:
             self._publish_status()
+
+    def _watch_clock(self, now_ns: int) -> None:
+        """A simulated clock that stands still stops everything, and no tick would tell."""
+        now_s = time.monotonic()
+        if now_ns != self._ros_time[0]:
+            self._ros_time, self._problem = (now_ns, now_s), Problem()
+        elif self._problem != CLOCK_STOPPED and now_s - self._ros_time[1] > CLOCK_SILENT_S:
+            self._problem = CLOCK_STOPPED
+            self.get_logger().warning(CLOCK_STOPPED.message)
 
     def _policy_silent(self) -> bool:
         return time.monotonic() - self._policy_heard_s > POLICY_SILENT_S
@@ -320,7 +337,7 @@ class RecorderNode(LifecycleNode):
     def _look(self) -> tuple[object, ...]:
         """What a change of is told at once."""
         recording = self._recording
-        if recording is None:
+        if recording is None or self._problem.reason:
             return (None, self._problem)
         session, counts = recording.session, self._counts
         return (self._active, session.state, session.reason, counts.last_result, recording.intervention.on)

@@ -32,7 +32,7 @@ _QUEUE_FRAMES = 30
 
 @dataclass(frozen=True)
 class Problem:
-    """Why the node is not configured: name of the error, and the error."""
+    """What is wrong with the node itself: a reason or the name of an error, and the sentence for a person."""
 
     reason: str = ""
     message: str = ""
@@ -153,7 +153,7 @@ def _add_dataset(message: RecorderStatus, dataset: DatasetWriter) -> None:
 
 
 def _add_episode(message: RecorderStatus, quality: SessionQuality) -> None:
-    message.reason, message.message = quality.reason, quality.message or message.message
+    message.reason, message.message = message.reason or quality.reason, message.message or quality.message
     message.task = quality.task or message.task
     message.intervention = quality.intervention
     message.rows, message.segments, message.duration_s = quality.rows, quality.segments, quality.duration_s
