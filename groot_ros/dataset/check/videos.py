@@ -115,6 +115,9 @@ def read_packets(path: Path) -> Packets:
         if not container.streams.video:
             raise DatasetError("no video in it")
         stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise DatasetError("a codec that cannot be decoded here")
         times, sizes, keys = [], [], []
         for packet in container.demux(stream):
             if not packet.size:
@@ -122,7 +125,6 @@ def read_packets(path: Path) -> Packets:
             times.append(float(packet.pts * packet.time_base) if packet.pts is not None else np.nan)
             sizes.append(packet.size)
             keys.append(bool(packet.is_keyframe))
-        context = stream.codec_context
         return Packets(
             context.codec.canonical_name,
             stream.height,
