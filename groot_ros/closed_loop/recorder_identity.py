@@ -58,7 +58,7 @@ class Proof:
     Attributes:
         episodes: that were compared.
         rows: in all of them.
-        missing_rows: ticks between the first and the last row that are in no episode.
+        missing_rows: ticks of the time that was to be recorded that are in no episode.
         repeated_rows: rows that were flagged as repeating the one before.
         off_grid: rows whose stamp is not a whole number of steps after the episode's first, or whose timestamp is not.
         cameras: camera -> proof.
@@ -133,8 +133,11 @@ class _Rows:
         return np.searchsorted(sent, self.stamps, "right") - 1
 
 
-def prove(root: Path, published: Published) -> Proof:
+def prove(root: Path, published: Published, times_ns: tuple[int, int] | None = None) -> Proof:
     """Compare all episodes of a dataset, which were recorded in one go, with what was sent; decodes every picture.
+
+    Args:
+        times_ns: from when to when there should be rows (ROS ns); from the first to the last one when left out.
 
     Raises: DatasetError: a file cannot be read, or there is no episode.
     """
@@ -142,7 +145,11 @@ def prove(root: Path, published: Published) -> Proof:
     if not dataset.episodes:
         raise DatasetError(f"{root}: expected at least one episode, found none")
     rows = _Rows.of(dataset)
-    ticks = round(int(rows.stamps[-1] - rows.stamps[0]) * dataset.fps / 1e9) + 1
+    first_ns, last_ns = int(rows.stamps[0]), int(rows.stamps[-1])
+    from_ns, to_ns = times_ns or (first_ns, last_ns)
+    ticks = round((last_ns - first_ns) * dataset.fps / 1e9) + 1
+    before = max(first_ns - from_ns, 0) * dataset.fps // 1_000_000_000
+    after = max(to_ns - last_ns, 0) * dataset.fps // 1_000_000_000
     joints = rows.used(STATE_STREAM, published.joints)
     told, newest_command = position_number(rows.actions[:, 0]), rows.newest(published.leader)
     own_states = positions(joints).astype(np.float32)
@@ -150,7 +157,7 @@ def prove(root: Path, published: Published) -> Proof:
     return Proof(
         episodes=len(rows.lengths),
         rows=len(rows.stamps),
-        missing_rows=ticks - len(rows.stamps),
+        missing_rows=before + ticks + after - len(rows.stamps),
         repeated_rows=_count(rows.repeated),
         off_grid=sum(_off_grid(dataset, entry.index) for entry in dataset.episodes),
         cameras={name: _camera(dataset, rows, published, name) for name in published.cameras},

@@ -26,6 +26,7 @@ START_S = 60.0  # until a node has started, on a machine with much else to do
 SAVE_S = 300.0
 END_S = 10.0
 STEP_S = 0.5
+SETTLE_NS = 60_000_000  # the recorder waits so long for the samples of a row
 SETTLED_S = 0.6  # some statuses long
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -135,10 +136,11 @@ def run_recorder(
             "autostart": True,
         }
         recorder = processes.start("recorder", node_command("recorder", parameters))
-        _start_episode(client, processes)
+        from_ns = _start_episode(client, processes)
         before = _Usage.of(recorder.pid, publisher.pid)
         status, ended = _watch(client, processes, duration_s, advance)
         after = _Usage.of(recorder.pid, publisher.pid)
+        to_ns = time.time_ns() - SETTLE_NS
         begin = time.monotonic()
         saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
         save_s = time.monotonic() - begin
@@ -152,7 +154,7 @@ def run_recorder(
         say("comparing every picture with what was sent")
     return RecorderRun(
         setting=setting,
-        proof=prove(root, published) if saved else None,
+        proof=prove(root, published, (from_ns, to_ns)) if saved else None,
         cost=cost,
         sent={name: len(stamps) for name, stamps in published.cameras.items()},
         received=received,
@@ -170,7 +172,8 @@ def large_images_profile() -> dict[str, str]:
     return {"FASTDDS_DEFAULT_PROFILES_FILE": path, "FASTRTPS_DEFAULT_PROFILES_FILE": path}
 
 
-def _start_episode(client: RecorderClient, processes: Processes) -> None:
+def _start_episode(client: RecorderClient, processes: Processes) -> int:
+    """ROS time (ns) from which on there should be rows."""
     from groot_ros.msg import RecorderStatus
 
     client.wait_for(lambda status: status.state >= RecorderStatus.IDLE or bool(status.reason), START_S, processes.check)
@@ -187,6 +190,7 @@ def _start_episode(client: RecorderClient, processes: Processes) -> None:
         client.wait_for(lambda status: False, STEP_S, processes.check)  # it measures the streams for a second first
     if not client.wait_for(lambda status: status.state == RecorderStatus.RECORDING, START_S, processes.check):
         raise NotRecorded(f"no row after {START_S:.0f} s: {client.status.message if client.status else ''}")
+    return time.time_ns()
 
 
 def _watch(

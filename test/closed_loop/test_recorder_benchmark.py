@@ -17,6 +17,8 @@ from groot_ros.closed_loop.recorder_identity import Proof, prove
 from groot_ros.closed_loop.recorder_memory import published, record_simulated, slope
 from groot_ros.closed_loop.recorder_run import run_recorder
 from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.spec import STAMP
 from groot_ros.dataset.staging import EpisodeWriter
 
 SETTING = Setting(cameras=2, width=32, height=24)
@@ -89,6 +91,16 @@ def test_what_is_wrong_is_counted(case: str, recording: Path) -> None:
     proof = prove(recording, edit(published(SETTING, SECONDS)))
     assert counted(proof), proof
     assert not proof.identical or proof.lost or proof.late_actions
+
+
+def test_rows_that_are_missing_at_the_ends_are_counted(recording: Path) -> None:
+    stamps = Dataset(recording).column(0, STAMP)
+    first_ns, last_ns = int(stamps[0]), int(stamps[-1])
+    step_ns = 10**9 // SETTING.rate_hz
+    sent = published(SETTING, SECONDS)
+    assert prove(recording, sent, (first_ns - step_ns // 2, last_ns + step_ns // 2)).missing_rows == 0
+    proof = prove(recording, sent, (first_ns - 5 * step_ns // 2, last_ns + 7 * step_ns // 2))
+    assert proof.missing_rows == 2 + 3 and proof.lost == 5 * SETTING.cameras
 
 
 def test_published_stamps_are_read_as_written(tmp_path: Path) -> None:
