@@ -130,7 +130,7 @@ def test_message_says_what_was_expected_and_found_and_what_to_do(copy: Path) -> 
     assert problem.message.startswith(
         "expected frame_index / fps = 0.233333 s, found 0.500000 s in row 7 (1 rows in all"
     )
-    assert "groot-ros dataset repair" in problem.message
+    assert "groot-ros dataset delete-episodes" in problem.message
 
 
 def test_report_as_text_and_json(copy: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def read_jsonl(
     return rows
 
 
-_RESTORE = "restore it from a copy, or let `groot-ros dataset repair` make it anew"
+_RESTORE = "restore it from a copy; `groot-ros dataset repair` says what it can make anew"
 
 
 def _parsed(text: str, damaged: Callable[[str], None]) -> dict[str, Any] | None:

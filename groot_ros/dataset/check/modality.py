@@ -15,7 +15,7 @@ from groot_ros.dataset.spec import ACTION, IMAGES, STATE, TASK_INDEX
 # Numbers of each rotation that N1.5 names; euler_angles_* are three in whatever order.
 ROTATION_WIDTHS = {"quaternion": 4, "axis_angle": 3, "rotation_6d": 6, "matrix": 9}
 VECTORS = {"state": STATE, "action": ACTION}
-_ANEW = "`groot-ros dataset repair` writes it anew for a robot of ours"
+_ANEW = "correct it, or remove the file and let `groot-ros dataset repair -e ROBOT` make it anew"
 
 
 class Modality:
@@ -30,7 +30,13 @@ class Modality:
         self.slices: dict[str, dict[str, SliceEntry]] = {"state": {}, "action": {}}
         self.annotations: list[str] = [TASK_INDEX]
         self._contents, self._found = contents, found
-        data = read_json(contents.root, paths.MODALITY, found, "modality_missing", f"GR00T reads it; {_ANEW}")
+        data = read_json(
+            contents.root,
+            paths.MODALITY,
+            found,
+            "modality_missing",
+            "GR00T reads it; `groot-ros dataset repair -e ROBOT` makes it",
+        )
         if data is None:
             return
         for part, vector in VECTORS.items():

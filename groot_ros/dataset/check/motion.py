@@ -121,7 +121,7 @@ def _check_jumps(
             found.add(code, where, message, episode=number, severity=severity)
 
 
-_JUMP = "rows are missing in between, or the sensor gave a wrong value; split or take out the episode"
+_JUMP = "rows are missing in between, or the sensor gave a wrong value; look at it, and take the episode out"
 _WRAP = "an angle went over its full turn; let the driver count on, or use another form of the rotation"
 
 

@@ -49,7 +49,7 @@ def _check_grid(contents: Contents, rows: EpisodeRows, stamps: NDArray[Any], fou
         message = (
             f"expected rows {expected / 1e6:.3f} ms apart (fps {contents.fps:g}), found {steps[row] / 1e6:.3f} ms "
             f"between rows {row} and {row + 1} ({len(wrong)} steps in all): rows are missing, or fps is not the true "
-            "one; split the episode there with `groot-ros dataset split`, or take it out"
+            "one; take the episode out with `groot-ros dataset delete-episodes`"
         )
         found.add("stamp_step", f"{rows.where}: {STAMP}", message, episode=rows.index)
 

@@ -190,7 +190,7 @@ def _check_timestamps(contents: Contents, rows: EpisodeRows, steps: NDArray[Any]
         row = int(wrong[0])
         message = (
             f"expected frame_index / fps = {right[row]:.6f} s, found {values[row, 0]:.6f} s in row {row} ({len(wrong)} "
-            f"rows in all, largest difference {off.max() * 1e3:.3f} ms): LeRobot refuses more than 0.1 ms; {_REPAIR}"
+            f"rows in all, largest difference {off.max() * 1e3:.3f} ms): LeRobot refuses more than 0.1 ms; {_DELETE}"
         )
         found.add("timestamp_wrong", f"{rows.where}: {TIMESTAMP}", message, episode=rows.index)
 

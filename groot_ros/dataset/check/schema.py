@@ -146,7 +146,7 @@ def formed(form: type[Form], data: Any, found: Findings, code: str, where: str) 
             field = ".".join(str(part) for part in line["loc"]) or "it"
             got = "" if line["type"] == "missing" else f", found {shortened(line['input'])}"
             parts.append(f"{field}: {line['msg'][:1].lower()}{line['msg'][1:]}{got}")
-        found.add(code, where, f"{'; '.join(parts)}: correct it, `groot-ros dataset repair` can where the rows tell")
+        found.add(code, where, f"{'; '.join(parts)}: correct it; `groot-ros dataset repair` says what it can")
         return None
 
 

@@ -9,6 +9,7 @@ from groot_ros.dataset import paths
 from groot_ros.dataset.check.contents import ALWAYS, Contents
 from groot_ros.dataset.check.report import Findings
 from groot_ros.dataset.check.schema import Feature, shortened
+from groot_ros.dataset.staged import ABORTED, BEGIN, ROWS, SEALED
 
 
 def check_features(contents: Contents, found: Findings) -> None:
@@ -55,7 +56,7 @@ def _video_faults(feature: Feature, fps: float) -> Iterator[str]:
         if last == names_it and section is None:
             yield f"expected {other!r} beside names that end with {names_it!r}, as GR00T N1.5 reads it, found none"
         elif last == names_it and section is not None and "video.fps" not in section:
-            yield f"{other}: expected video.fps, which GR00T N1.5 reads, found none: `groot-ros dataset repair` adds it"
+            yield f"{other}: expected video.fps, which GR00T N1.5 reads, found none: add it"
     height, width = feature.picture_size
     for field, right in (("video.fps", fps), ("video.height", height), ("video.width", width)):
         for section in (feature.info or {}, feature.video_info or {}):
@@ -110,14 +111,13 @@ def _files(root: Path, folder: str) -> Iterator[Path]:
 
 
 def check_leftovers(contents: Contents, found: Findings) -> None:
-    """Unfinished episodes in ``.staging``."""
+    """Unfinished episodes, and what repair moved away, in ``.staging``."""
     staging = contents.root / paths.STAGING
     if not staging.is_dir():
         return
     for folder in sorted(path for path in staging.iterdir() if path.is_dir()):
-        found.add(
-            "leftover_staging",
-            folder.relative_to(contents.root),
-            "an episode that was not saved, or one that is being recorded: `groot-ros dataset salvage` takes it over, "
-            "or delete the folder",
-        )
+        if any((folder / name).exists() for name in (BEGIN, ROWS, SEALED, ABORTED)):
+            what = "an episode that was not saved, or one that is being recorded: `groot-ros dataset salvage` lists it"
+        else:
+            what = "no episode, such as what `groot-ros dataset repair` moved here: look, and remove the folder"
+        found.add("leftover_staging", folder.relative_to(contents.root), what)

@@ -150,7 +150,10 @@ def _check_facts(
     count = len(packets.times_s)
     # Where rows and episodes.jsonl differ, that is reported already; the video is right when it fits one of them.
     if count not in (rows.count, rows.entry.length):
-        message = f"expected {length} pictures, one per row, found {count}: GR00T refuses the episode; {_AGAIN}"
+        message = (
+            f"expected {length} pictures, one per row, found {count}: GR00T refuses the episode; "
+            "`groot-ros dataset repair --truncate` cuts it to the shortest"
+        )
         found.add("video_frames", path, message, episode=episode)
     size = contents.features[name].picture_size
     if size is not None and (packets.height, packets.width) != size:
@@ -168,7 +171,7 @@ def _check_facts(
         message = (
             f"expected picture {picture} at {right[picture]:.6f} s (fps {contents.fps:g}), found it at "
             f"{packets.times_s[picture]:.6f} s ({len(wrong)} of {count} pictures in all): LeRobot looks pictures up by "
-            "time and would take others; `groot-ros dataset repair` writes the times anew"
+            f"time and would take others; {_AGAIN}"
         )
         found.add("video_times", path, message, episode=episode)
         return False
