@@ -99,7 +99,7 @@ def test_bad_input_ends_the_episode_by_name_and_keeps_what_there_is(
     assert not answer.ok
     assert message in answer.message  # who saves is told why there is nothing
     assert desk.session.quality(desk.now_ns).aborted == 1
-    assert isinstance(reason, Reason)
+    assert desk.session.reason == reason.value
 
 
 @pytest.mark.parametrize(("spoil", "reason", "message"), SPOILED)
@@ -116,6 +116,22 @@ def test_bad_input_ends_a_segment_and_what_is_whole_is_saved(
     assert message in finished[0].report["ended_by"]["message"]
     assert desk.writers[0].ended
     assert not desk.writers[0].aborted
+
+
+def test_a_recorder_that_ends_leaves_the_episode_for_a_salvage() -> None:
+    desk = Desk()
+    answer = desk.session.abandon("the recorder was stopped", desk.now_ns)
+    assert not answer.ok
+    desk.play(PLAIN)
+    assert desk.session.reason == ""
+    answer = desk.session.abandon("the recorder was stopped", desk.now_ns)
+    assert answer.ok
+    (writer,) = desk.writers
+    assert writer.rows > FPS
+    assert not writer.discarded
+    assert writer.aborted == desk.session.message
+    assert "rows: the recorder was stopped" in writer.aborted
+    assert (desk.session.state, desk.session.reason) == (SessionState.IDLE, Reason.RECORDER_ENDED.value)
 
 
 def test_half_a_picture_is_as_good_as_none_and_is_counted() -> None:

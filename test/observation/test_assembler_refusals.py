@@ -231,6 +231,7 @@ def test_a_frozen_camera(stream: str) -> None:
             message = make(now, fake.picture(1 if i < 18 else i)) if other == stream else good(other, now)
             assert target.add(other, message, now) is None
         results.append(target.assemble(now, "go"))
+        assert target.frozen() == (set() if isinstance(results[-1], Observation) else {stream})
     assert [isinstance(result, Observation) for result in results] == [True] * 10 + [False] * 8 + [True] * 3
     refusal = refused(results[10])
     assert (refusal.reason, refusal.source) == (Reason.FROZEN_CAMERA, stream)
