@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from groot_ros.dataset import paths, statistics
+from groot_ros.dataset.commit import RECORD
 from groot_ros.dataset.read import Dataset, as_array
 
 FPS, ROWS, EPISODES = 30, 40, 3
@@ -268,6 +269,7 @@ DEFECTS = (
     Defect("video is text", "video_damaged", lambda root: (root / MP4).write_text("no video"), 1),
     Defect("a parquet too many", "stray_file", add(Path("data/chunk-000/episode_000003.parquet"))),
     Defect("a video too many", "stray_video", add(Path(f"videos/chunk-000/{FRONT}/episode_000003.mp4"))),
+    Defect("recorder killed in a commit", "commit_pending", add(RECORD, "{}")),
     Defect("unfinished episode", "leftover_staging", add(Path(".staging/20260101-1-0/rows.bin"))),
     # meta/
     Defect("no fps", "info_invalid", info_of(lambda info: info.pop("fps"))),

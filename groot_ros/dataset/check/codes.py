@@ -15,6 +15,7 @@ CODES: dict[str, tuple[Literal["error", "warning", "info"], str]] = {
     "video_damaged": ("error", "a video cannot be read or decoded"),
     "stray_file": ("error", "a file under data/ that belongs to no episode: LeRobot loads every file there"),
     "stray_video": ("warning", "a file under videos/ that belongs to no episode"),
+    "commit_pending": ("error", "an episode that was about to be taken over when the recorder ended"),
     "leftover_staging": ("info", "an unfinished episode, which salvage can take over, or what repair moved away"),
     # meta/
     "info_invalid": ("error", "info.json lacks a field, or one has the wrong type"),

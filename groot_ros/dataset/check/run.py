@@ -20,6 +20,7 @@ from groot_ros.dataset.check.rows import EpisodeRows, check_counters, check_task
 from groot_ros.dataset.check.statistics import check_episodes_stats, check_relative_stats, check_stats
 from groot_ros.dataset.check.structure import check_features, check_files, check_leftovers
 from groot_ros.dataset.check.videos import check_video
+from groot_ros.dataset.commit import RECORD
 from groot_ros.dataset.spec import STATE
 
 HORIZON = 16  # steps of a chunk of N1.5, N1.6 and most robots of N1.7
@@ -47,6 +48,13 @@ def check(
     """
     folder = Path(root).expanduser()
     found = Findings()
+    if (folder / RECORD).exists():
+        # Half of the files are in their places: what else there is to say shows when all are.
+        message = (
+            "an episode is being taken over, or was when the recorder ended: `groot-ros dataset repair --apply` ends it"
+        )
+        found.add("commit_pending", RECORD, message)
+        return _report(folder, found, full)
     contents = read_contents(folder, found)
     if contents is None:
         return _report(folder, found, full)
