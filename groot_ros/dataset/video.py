@@ -228,7 +228,10 @@ def _deed(mode: str) -> str:
 def _stream(container: Any, path: Path) -> Any:
     if not container.streams.video:
         raise DatasetError(f"{path}: expected a video stream, found none")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise DatasetError(f"{path}: expected a video of a codec that is known here, found another")
+    return stream
 
 
 def _packets(container: Any, path: Path) -> Iterator[Any]:
