@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TASK = "keep every frame"
 START_S = 60.0  # until a node has started, on a machine with much else to do
 SAVE_S = 300.0
+ANSWER_S = 10.0
 END_S = 10.0
 STEP_S = 0.5
 SETTLE_NS = 60_000_000  # the recorder waits so long for the samples of a row
@@ -181,13 +182,16 @@ def _start_episode(client: RecorderClient, processes: Processes) -> int:
         why = client.status.message if client.status is not None else f"it said nothing in {START_S:.0f} s"
         raise NotRecorded(f"the recorder is not ready: {why}; see {processes.log('recorder')}")
     deadline = time.monotonic() + START_S
-    while True:
-        started, message = client.call("start_episode", timeout_s=START_S, alive=processes.check)
-        if started:
-            break
+    message = ""
+    while client.status.state == RecorderStatus.IDLE:
         if time.monotonic() > deadline:
             raise NotRecorded(f"~/start_episode: {message}")
-        client.wait_for(lambda status: False, STEP_S, processes.check)  # it measures the streams for a second first
+        try:
+            _, message = client.call("start_episode", timeout_s=ANSWER_S, alive=processes.check)
+        except TimeoutError as error:
+            message = str(error)
+        # It measures the streams for a second before it starts.
+        client.wait_for(lambda status: status.state != RecorderStatus.IDLE, STEP_S, processes.check)
     if not client.wait_for(lambda status: status.state == RecorderStatus.RECORDING, START_S, processes.check):
         raise NotRecorded(f"no row after {START_S:.0f} s: {client.status.message if client.status else ''}")
     return time.time_ns()

@@ -10,12 +10,20 @@ from types import TracebackType
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import SetBool, Trigger
 
 from groot_ros.msg import RecorderStatus
-from groot_ros.nodes.calls import call
+from groot_ros.nodes.calls import ask
 from groot_ros.nodes.convert import RELIABLE_QOS
 
 RECORDER = "/groot_recorder"
+SERVICES = {
+    "start_episode": Trigger,
+    "save_episode": Trigger,
+    "discard_episode": Trigger,
+    "pause": SetBool,
+    "intervention": SetBool,
+}
 
 
 class RecorderClient:
@@ -34,6 +42,8 @@ class RecorderClient:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._node.create_subscription(RecorderStatus, f"{RECORDER}/status", self._on_status, RELIABLE_QOS)
+        # Made once: the recorder finds a client long before it is used, and no answer comes too early for it.
+        self._clients = {name: self._node.create_client(kind, f"{RECORDER}/{name}") for name, kind in SERVICES.items()}
         self._thread = threading.Thread(target=self._executor.spin, name="recorder-client", daemon=True)
 
     def __enter__(self) -> RecorderClient:
@@ -55,12 +65,12 @@ class RecorderClient:
         timeout_s: float = 10.0,
         alive: Callable[[], None] = lambda: None,
     ) -> tuple[bool, str]:
-        """Call a service of the recorder; return (success, message). ``alive`` may raise to give up early.
+        """Call one of ``SERVICES``; return (success, message). ``alive`` may raise to give up early.
 
         Raises:
             TimeoutError: it does not exist or does not answer within ``timeout_s``.
         """
-        return call(self._node, f"{RECORDER}/{service}", data, timeout_s, alive)
+        return ask(self._clients[service], data, timeout_s, alive)
 
     def wait_for(
         self, condition: Callable[[RecorderStatus], bool], timeout_s: float, alive: Callable[[], None] = lambda: None
