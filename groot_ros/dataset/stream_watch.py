@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 
 from groot_ros.embodiment.schema import Camera, StateStream
 from groot_ros.observation.types import Reason, Refusal
 
 SLOWEST = 0.75  # of the declared rate
-FEWEST = 5  # intervals that tell a rate
-_LONGEST = 128
+FEWEST = 5  # intervals that tell a rate, and of a fast stream those of _SHORTEST_S: it may come in bursts
+_SHORTEST_S = 0.2
+_LONGEST = 2000
 
 
 class StreamWatch:
@@ -29,20 +31,25 @@ class StreamWatch:
         self.last_ns: int | None = None
         self.gaps = 0
         self._max_age_ns = round(spec.max_age_s * 1e9)
+        self._fewest = min(max(round(_SHORTEST_S * spec.rate_hz), FEWEST), _LONGEST // 2)
         self._stamps: deque[int] = deque(maxlen=1 + min(max(round(spec.rate_hz), 2 * FEWEST), _LONGEST))
+        self._intervals_ns: deque[int] = deque(maxlen=FEWEST)  # the last ones, gaps among them
 
     def add(self, stamp_ns: int) -> None:
         """One good sample, newer than the last."""
-        if self.last_ns is not None and stamp_ns - self.last_ns > self._max_age_ns:
-            # What came before a gap says nothing about the rate after it.
-            self._stamps.clear()
-            self.gaps += 1
+        if self.last_ns is not None:
+            self._intervals_ns.append(stamp_ns - self.last_ns)
+            if stamp_ns - self.last_ns > self._max_age_ns:
+                # What came before a gap says nothing about the rate after it.
+                self._stamps.clear()
+                self.gaps += 1
         self._stamps.append(stamp_ns)
         self.last_ns = stamp_ns
 
     def reset(self) -> None:
         """Forget the samples, because the clock jumped."""
         self._stamps.clear()
+        self._intervals_ns.clear()
         self.last_ns = None
 
     @property
@@ -52,13 +59,17 @@ class StreamWatch:
 
     @property
     def rate_hz(self) -> float:
-        """Over about the last second; 0 while there are too few samples."""
+        """Over about the last second; 0 while there are too few samples since the last gap."""
         count = len(self._stamps) - 1
-        return count * 1e9 / (self._stamps[-1] - self._stamps[0]) if count >= FEWEST else 0.0
+        return count * 1e9 / (self._stamps[-1] - self._stamps[0]) if count >= self._fewest else 0.0
 
     def refusal(self, at_start: bool) -> Refusal | None:
         """Why this stream is too slow; while too few samples tell a rate, that counts ``at_start`` only."""
         rate_hz, least_hz = self.rate_hz, SLOWEST * self.spec.rate_hz
+        if rate_hz == 0.0 and len(self._intervals_ns) == FEWEST:
+            # One gap is forgiven. A stream whose every interval is one is slow, though no single sample is too old.
+            usual_hz = 1e9 / statistics.median(self._intervals_ns)
+            rate_hz = usual_hz if usual_hz < least_hz else 0.0
         if rate_hz >= least_hz or (rate_hz == 0.0 and not at_start):
             return None
         found = f"{rate_hz:.1f} Hz" if rate_hz > 0.0 else "too few samples in a row"
