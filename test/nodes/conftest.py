@@ -35,18 +35,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, robot_yaml: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def slow_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The simulated arm as a loaded machine can render and wait for it: 64x64 pictures at 10 Hz, joints at 50 Hz."""
+    """The simulated arm for a loaded machine: small pictures, late ones are good, half of what it sends is enough."""
     text = embodiment_path("sim_arm").read_text(encoding="utf-8")
     for old, new in (
         ("name: sim_arm", "name: slow_arm"),
         ("step_hz: 30.0", "step_hz: 10.0"),
         ("width: 224", "width: 64"),
         ("height: 224", "height: 64"),
-        ("rate_hz: 30.0", "rate_hz: 10.0"),
-        ("rate_hz: 100.0", "rate_hz: 50.0"),
-        ("max_age_s: 0.2", "max_age_s: 1.0"),
-        ("max_age_s: 0.1", "max_age_s: 1.0"),
-        ("max_spread_s: 0.1", "max_spread_s: 1.0"),
+        ("rate_hz: 30.0", "rate_hz: 5.0"),
+        ("rate_hz: 100.0", "rate_hz: 5.0"),
+        ("max_age_s: 0.2", "max_age_s: 1.5"),
+        ("max_age_s: 0.1", "max_age_s: 1.5"),
+        ("max_spread_s: 0.1", "max_spread_s: 1.5"),
     ):
         assert old in text
         text = text.replace(old, new)

@@ -118,13 +118,13 @@ class Listener:
         with self.changed:
             assert self.changed.wait_for(condition, WAIT_S), f"no {what}"
 
-    def publisher(self, kind: Any, topic: str) -> Any:
-        """A publisher that has found its subscriber."""
+    def publisher(self, kind: Any, topic: str, subscribers: int = 1) -> Any:
+        """A publisher that has found so many subscribers."""
         made = self.node.create_publisher(kind, topic, 10)
         deadline = time.monotonic() + WAIT_S
         found = threading.Event()
-        while made.get_subscription_count() == 0:
-            assert time.monotonic() < deadline, f"nobody listens to {topic}"
+        while made.get_subscription_count() < subscribers:
+            assert time.monotonic() < deadline, f"fewer than {subscribers} listen to {topic}"
             found.wait(0.02)
         return made
 

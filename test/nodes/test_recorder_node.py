@@ -74,7 +74,8 @@ def rig(slow_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 @pytest.fixture(scope="module")
 def sim(rig: Rig) -> Iterator[NodeProcess]:
-    with NodeProcess(["-m", "groot_ros.nodes.simulator"], embodiment=str(rig.yaml), seed=3) as node:
+    rates = {"camera_rate_hz": 10.0, "joint_rate_hz": 20.0}
+    with NodeProcess(["-m", "groot_ros.nodes.simulator"], embodiment=str(rig.yaml), seed=3, **rates) as node:
         rig.wait(at_rate, "rates")
         yield node
 
@@ -91,8 +92,7 @@ def start_recording(rig: Rig, rows: int) -> None:
     """Command the robot, and wait for so many rows of the episode that has been started."""
     rig.wait(lambda status: status.state == RecorderStatus.WAITING, "WAITING")
     point = JointTrajectoryPoint(positions=[0.3] * 6, velocities=[0.0] * 6, time_from_start=Duration(sec=3))
-    publisher = rig.listener.publisher(JointTrajectory, COMMAND)
-    rig.listener.wait(lambda: publisher.get_subscription_count() >= 2, "robot and recorder")
+    publisher = rig.listener.publisher(JointTrajectory, COMMAND, subscribers=2)  # robot and recorder
     publisher.publish(JointTrajectory(joint_names=list(JOINTS), points=[point]))
     rig.wait(lambda status: status.rows >= rows, f"{rows} rows")
 
