@@ -27,7 +27,7 @@ from groot_ros.dataset.encoder import CameraEncoder, EncoderResult
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.image_statistics import ImageStatistics
 from groot_ros.dataset.lock import unwritable
-from groot_ros.dataset.spec import DatasetSpec
+from groot_ros.dataset.spec import IMAGES, DatasetSpec
 from groot_ros.dataset.staged import BEGIN, ROWS, note_abort, read_rows, remove, seal_folder
 from groot_ros.embodiment.schema import Camera
 from groot_ros.observation.images import Frame
@@ -103,7 +103,7 @@ class EpisodeWriter:
         except Exception as error:
             self._stop()
             if self.path.is_dir():
-                remove(self.path)
+                self._remove()
             if isinstance(error, OSError):
                 raise unwritable(self.path, error) from error
             raise
@@ -183,7 +183,7 @@ class EpisodeWriter:
             results = self._close()
             images, cameras = {}, {}
             for key, result in results.items():
-                images[f"observation.images.{key}"] = ImageStatistics(result.histogram, result.sampled).stats()
+                images[f"{IMAGES}.{key}"] = ImageStatistics(result.histogram, result.sampled).stats()
                 cameras[key] = {"frames": result.frames, "queue_peak": result.peak}
             rows = read_rows(self.path, self.spec)
             seal_folder(self.path, self.spec, self.task, rows, images, cameras, report_extra or {})
@@ -209,14 +209,15 @@ class EpisodeWriter:
             self._note_abort(reason)
 
     def discard(self) -> None:
-        """Stop, and remove what was recorded."""
+        """Stop, and remove what was recorded; a disk that does not let it is told of."""
         self._stop()
         if self.path.is_dir():
-            remove(self.path)
+            self._remove()
 
     def _make_folder(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
         self.path.mkdir()
+        durable.sync_folder(self.path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(self.path / ROWS, flags, 0o644)
         # Whoever recovers the dataset leaves this episode alone while the lock is held.
@@ -254,9 +255,19 @@ class EpisodeWriter:
             self._failed = str(unwritable(self.path / ROWS, error))
 
     def _look_at_disk(self) -> None:
-        free = shutil.disk_usage(self.path).free
+        try:
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            self._failed = str(unwritable(self.path, error))
+            return
         if free < self._min_free_bytes:
             self._failed = low_disk(self.path, free, self._min_free_bytes)
+
+    def _remove(self) -> None:
+        try:
+            remove(self.path)
+        except OSError as error:
+            self._on_event(f"{self.path}: could not be removed: {error.strerror or error}: remove it by hand")
 
     def _release(self) -> None:
         if self._descriptor >= 0:

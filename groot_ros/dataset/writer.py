@@ -106,7 +106,10 @@ class DatasetWriter:
         Raises:
             DatasetError: the disk is nearly full, the task is empty, or the folder cannot be made.
         """
-        free = self.disk_free
+        try:
+            free = self.disk_free
+        except OSError as error:
+            raise unwritable(self.root, error) from error
         if free < self._min_free_bytes:
             kept = len(self.recovered.aborted)
             more = f" ({kept} aborted episodes are in {self.staging})" if kept else ""
@@ -139,7 +142,10 @@ class DatasetWriter:
                 raise self._failed_commit(error) from error
             if self._totals.episodes == len(reports):
                 # With the first episodes stats.json stops being empty, which some loaders ask for.
-                self._refresh()
+                try:
+                    self._refresh()
+                except DatasetError as error:  # the episodes are safe, and the next chance to refresh comes
+                    self._on_event(f"{error}; stats.json is not up to date")
             return reports
 
     def refresh_statistics(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -172,3 +173,25 @@ def test_full_disk_after_the_record_is_ended_by_the_next_commit(
         assert [report.index for report in target.commit([second])] == [2]
     assert lengths(root) == [5, 3, 4]
     assert [event for event in events if "ended the commit of 1 episode(s) that the disk had stopped" in event]
+
+
+def test_a_disk_that_goes_away_is_told_and_raises_nothing_into_the_robots_callbacks(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    target = open_writer(root, on_event=events.append)
+    running, other = target.begin("pick"), target.begin("pick")
+    gone = Full(shutil.disk_usage)
+    monkeypatch.setattr(shutil, "disk_usage", gone)
+    dataset_maker.record(running, dataset_maker.make_rows(SPEC, SPEC.fps, seed=0))
+    assert running.problem is not None
+    assert "No space left" in running.problem or "full disk" in running.problem
+    with pytest.raises(DatasetError, match=re.escape(str(root))):
+        target.begin("pick")
+    monkeypatch.setattr(shutil, "rmtree", Full(shutil.rmtree))
+    other.discard()
+    assert any(str(other.path) in event and "could not be removed" in event for event in events)
+    monkeypatch.undo()
+    running.discard()
+    target.close()
+    assert lengths(root) == [5]
