@@ -46,6 +46,7 @@ class SessionInputs:
         self.dead_after_ns = round(1e9 * (oldest_s + embodiment.sync.max_future_s))
         self.arrived_ns: int | None = None
         self._joint_states: dict[str, Any] = {}
+        self._stepped_back: set[str] = set()
         self._bad_pictures: dict[str, Refusal] = {}
         self._rejected_pictures: Counter[str] = Counter()
 
@@ -65,8 +66,13 @@ class SessionInputs:
         if refusal is not None:
             return refusal
         refusal = self._assembler.add(source, message, now_ns)
-        if refusal is not None and refusal.reason is Reason.OUT_OF_ORDER and not recording:
-            refusal = self._add_anew(source, message, now_ns, refusal)
+        if refusal is not None and refusal.reason is Reason.OUT_OF_ORDER:
+            # One alone may be a second publisher's, for which nothing is to be forgotten.
+            if source in self._stepped_back and not recording:
+                refusal = self._add_anew(source, message, now_ns, refusal)
+            self._stepped_back.add(source)
+        else:
+            self._stepped_back.discard(source)
         if refusal is None:
             watch = self.watches[source]
             watch.add(stamp_ns(message, source, watch.spec.topic))
@@ -116,6 +122,7 @@ class SessionInputs:
         self.commanded.reset()
         self._joint_states.clear()
         self._bad_pictures.clear()
+        self._stepped_back.clear()
         for watch in self.watches.values():
             watch.reset()
         self.arrived_ns = now_ns
