@@ -16,13 +16,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from groot_ros.dataset import durable, paths
 from groot_ros.dataset.columns import arrow_table, columns, write_parquet
 from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset
-from groot_ros.dataset.spec import DatasetSpec
+from groot_ros.dataset.spec import IMAGES, DatasetSpec
 from groot_ros.dataset.staged import SealedEpisode, read_sealed, remove
 from groot_ros.dataset.statistics import episode_statistics
 
@@ -105,6 +106,12 @@ def commit(
     return after, reports
 
 
+def recorded(root: Path) -> list[str]:
+    """Names of the staging folders whose commit is recorded and not ended. Raises: DatasetError, OSError."""
+    record = _read_record(root)
+    return [] if record is None else record["staged"]
+
+
 def roll_forward(root: Path, step: Step = lambda name: None) -> int:
     """Do what the record of a commit says, and remove it; the number of episodes. Without a record nothing is done.
 
@@ -112,13 +119,9 @@ def roll_forward(root: Path, step: Step = lambda name: None) -> int:
         DatasetError: a file that the record names is gone or was changed meanwhile.
         OSError: the disk; to be tried again.
     """
-    path = root / RECORD
-    try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    path, record = root / RECORD, _read_record(root)
+    if record is None:
         return 0
-    except ValueError as error:
-        raise DatasetError(f"{path}: expected the record of a commit, found {error}: restore it from a copy") from error
     _move_all(root, record["moves"], step)
     for name, addition in record["append"].items():
         step(Path(name).name)
@@ -130,10 +133,22 @@ def roll_forward(root: Path, step: Step = lambda name: None) -> int:
         folder = root / paths.STAGING / name
         if folder.is_dir():
             remove(folder)
+    # Without the record, what reappears of a folder would pass for an episode that was not saved.
+    durable.sync_folder(path.parent)
     step("end")
     path.unlink()
     durable.sync_folder(path.parent)
     return len(record["staged"])
+
+
+def _read_record(root: Path) -> dict[str, Any] | None:
+    path = root / RECORD
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DatasetError(f"{path}: expected the record of a commit, found {error}: restore it from a copy") from error
 
 
 def _prepare(
@@ -149,7 +164,7 @@ def _prepare(
     write_parquet(arrow_table(spec.features(), values), folder / _ROWS)
     durable.write_json(folder / _REPORT, report.to_json(), folder / f"{_REPORT}.tmp")
     targets = {_ROWS: paths.data_path(index), _REPORT: paths.report_path(index)}
-    targets |= {f"{key}.mp4": paths.video_path(index, f"observation.images.{key}") for key in spec.cameras}
+    targets |= {f"{key}.mp4": paths.video_path(index, f"{IMAGES}.{key}") for key in spec.cameras}
     moves += [(f"{paths.STAGING}/{folder.name}/{name}", str(target)) for name, target in targets.items()]
     statistics = episode_statistics(values, episode.images)
     entry = {"episode_index": index, "tasks": [report.task], "length": len(episode.rows)}
@@ -182,9 +197,9 @@ def _move_all(root: Path, moves: Sequence[Sequence[str]], step: Step) -> None:
 def _append(path: Path, at: int, data: bytes) -> None:
     """Bytes ``data`` from position ``at`` to the end of the file, of which a crash may have written a part."""
     with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
         file.seek(at)
-        found = file.read()
-        if file.tell() < at or not data.startswith(found):
+        if size < at or not data.startswith(file.read()):
             raise DatasetError(
                 f"{path}: expected the {at} bytes of before the commit that {RECORD} tells of, found others: undo what "
                 "was changed by hand"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from groot_ros.dataset import durable, paths, statistics
-from groot_ros.dataset.commit import Totals, roll_forward
+from groot_ros.dataset.commit import Totals, recorded, roll_forward
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import is_locked
 from groot_ros.dataset.spec import DatasetSpec
@@ -126,9 +126,12 @@ def recover(root: Path, on_event: Callable[[str], None]) -> tuple[Totals, Recove
 
 
 def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
-    """Episodes under ``.staging``, oldest first. Raises: DatasetError, OSError."""
+    """Episodes under ``.staging`` of which no commit is recorded, oldest first. Raises: DatasetError, OSError."""
+    committed = recorded(root)
     for path in sorted((root / paths.STAGING).glob(f"*/{BEGIN}")):
         folder = path.parent
+        if folder.name in committed:
+            continue
         spec, task = read_begin(folder)
         running = _is_running(folder)
         note = folder / ABORTED
@@ -174,6 +177,8 @@ def _is_running(folder: Path) -> bool:
 
 def _mend(path: Path) -> bool:
     """Cut off what follows the last whole line."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: expected a file of the dataset, found none: `groot-ros dataset repair` writes it")
     with path.open("r+b") as file:
         data = file.read()
         whole = data.rfind(b"\n") + 1

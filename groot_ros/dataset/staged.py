@@ -105,7 +105,9 @@ def read_begin(path: Path) -> tuple[DatasetSpec, str]:
     try:
         return DatasetSpec.from_json(begin["spec"]), str(begin["task"])
     except (KeyError, TypeError) as error:
-        raise DatasetError(f"{path / BEGIN}: expected contents and task of an episode, found {error}") from error
+        raise DatasetError(
+            f"{path / BEGIN}: expected contents and task of an episode, found {error}: move {path} elsewhere"
+        ) from error
 
 
 def read_rows(path: Path, spec: DatasetSpec) -> NDArray[np.void]:
@@ -134,7 +136,14 @@ def read_sealed(path: Path) -> SealedEpisode:
         rows = read_rows(path, spec)[: content["rows"]]
         if len(rows) != content["rows"]:
             raise DatasetError(f"{path / ROWS}: expected {content['rows']} rows, found {len(rows)}: the disk lost some")
-        return SealedEpisode(path, spec, rows, content["images"], EpisodeReport.from_json(content["report"]))
+        found = EpisodeReport.from_json(content["report"])
+        for key in spec.cameras:
+            size, expected = (path / f"{key}.mp4").stat().st_size, found.cameras[key]["bytes"]
+            if size != expected:
+                raise DatasetError(
+                    f"{path / key}.mp4: expected {expected} bytes, found {size}: it was changed, record again"
+                )
+        return SealedEpisode(path, spec, rows, content["images"], found)
     except (KeyError, TypeError, OSError) as error:
         raise DatasetError(f"{path}: expected a sealed episode, found {error}") from error
 

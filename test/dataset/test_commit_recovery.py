@@ -13,7 +13,7 @@ import dataset_maker
 import pytest
 from writer_rig import SPEC, Full, lengths, open_writer, sealed
 
-from groot_ros.dataset import commit, durable, paths, staged, statistics
+from groot_ros.dataset import commit, durable, paths, salvage, staged, statistics
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.recovery import staged_episodes
 
@@ -73,9 +73,38 @@ def test_record_of_other_files_is_not_followed(root: Path, monkeypatch: pytest.M
     (root / paths.EPISODES).write_text(text + '{"episode_index": 1, "tasks": ["mine"], "length": 3}\n')
     with pytest.raises(DatasetError, match=r"episodes\.jsonl: expected the \d+ bytes of before the commit"):
         open_writer(root)
+    (root / paths.EPISODES).write_text(text[:-9])
+    with pytest.raises(DatasetError, match=r"episodes\.jsonl: expected the \d+ bytes of before the commit"):
+        open_writer(root)
     (root / paths.EPISODES).write_text(text)
+    assert not salvage.aborted_episodes(root) and not salvage.remove_aborted(root), "it is part of the dataset"
     open_writer(root).close()
     assert lengths(root) == [5, 3]
+
+
+def test_a_sealed_episode_whose_video_was_changed_is_refused_before_the_record(root: Path) -> None:
+    with open_writer(root) as target:
+        path = sealed(target, 3)
+        (path / "wrist.mp4").write_bytes(b"short")
+        with pytest.raises(DatasetError, match=r"wrist\.mp4: expected \d+ bytes, found 5: it was changed"):
+            target.commit([path])
+        (path / "wrist.mp4").unlink()
+        with pytest.raises(DatasetError, match=r"expected a sealed episode, found .*wrist\.mp4"):
+            target.commit([path])
+    open_writer(root).close()
+    assert lengths(root) == [5]
+
+
+def test_statistics_that_cannot_be_written_do_not_undo_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    with open_writer(tmp_path, on_event=events.append) as target:
+        monkeypatch.setattr(statistics, "refresh", Full(statistics.refresh))
+        assert [report.index for report in target.commit([sealed(target, 3)])] == [0]
+        monkeypatch.undo()
+        assert "found a full disk" in events[0] and events[0].endswith("stats.json is not up to date")
+    assert lengths(tmp_path) == [3]
 
 
 def test_torn_line_of_another_program_is_cut(root: Path) -> None:
