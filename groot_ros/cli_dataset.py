@@ -59,7 +59,7 @@ def from_bag(
         str,
         typer.Option(
             help="Where episodes begin and end: String as /groot_recorder/episode_events, which is the default, or "
-            "Bool. Without events a bag is one episode per instruction."
+            "Bool; none: ignore them. Without events a bag is one episode per instruction."
         ),
     ] = "",
     drop: Annotated[

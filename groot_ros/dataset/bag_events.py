@@ -1,12 +1,13 @@
 """What happened to an episode, as one text message per request: the recorder publishes them, bags keep them.
 
-With them a bag of a live recording gives the episodes that were recorded. Other bags may have a Bool instead: true
-starts an episode, false saves it.
+With them a bag of a live recording gives the episodes that were recorded. Other bags may have a Bool instead: one that
+becomes true starts an episode, false saves it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from groot_ros.bags.topics import EVENTS_TOPIC, BagError
 
 EventKind = Literal["start", "save", "discard", "pause", "resume", "intervention"]
 KINDS: tuple[EventKind, ...] = ("start", "save", "discard", "pause", "resume", "intervention")
+NO_EVENTS = "none"  # as the name of a topic: there are none, whatever the bag has
 STRING, BOOL = "std_msgs/msg/String", "std_msgs/msg/Bool"
 # An event cannot have happened long before it was published, or after.
 _LONGEST_NS = 10_000_000_000
@@ -67,11 +69,13 @@ def read_events(bag: Bag, topic: str | None = None) -> list[EpisodeEvent] | None
 
     Args:
         bag: open.
-        topic: String (JSON) or Bool; None: the recorder's own, if the bag has it.
+        topic: String (JSON) or Bool; None: the recorder's own, if the bag has it; ``none``: not even those.
 
     Returns: None without ``topic`` and without the recorder's own.
     Raises: BagError when the topic named is not there, is of another type, or a message is no event.
     """
+    if topic == NO_EVENTS:
+        return None
     name = topic or EVENTS_TOPIC
     kind = bag.type_of(name)
     if kind is None:
@@ -83,13 +87,24 @@ def read_events(bag: Bag, topic: str | None = None) -> list[EpisodeEvent] | None
         )
     if kind not in (STRING, BOOL):
         raise BagError(f"{bag.path}: {name}: expected {STRING} (JSON) or {BOOL} as episode events, found {kind}")
-    events = [_event(bag.path, name, kind, message, log_ns) for log_ns, message in bag.read(name)]
+    messages = bag.read(name)
+    if kind == BOOL:
+        return _switched(messages)
+    events = [_event(bag.path, name, message, log_ns) for log_ns, message in messages]
     return sorted(events, key=lambda event: event.stamp_ns)
 
 
-def _event(path: Path, topic: str, kind: str, message: Any, log_ns: int) -> EpisodeEvent:
-    if kind == BOOL:
-        return EpisodeEvent("start" if message.data else "save", log_ns)
+def _switched(messages: Iterable[tuple[int, Any]]) -> list[EpisodeEvent]:
+    """Changes of a Bool, which may be published again and again; false at the beginning is none."""
+    events, on = [], False
+    for log_ns, message in messages:
+        if bool(message.data) != on:
+            on = not on
+            events.append(EpisodeEvent("start" if on else "save", log_ns))
+    return events
+
+
+def _event(path: Path, topic: str, message: Any, log_ns: int) -> EpisodeEvent:
     try:
         event = EpisodeEvent.from_text(str(message.data))
     except ValueError as error:

@@ -16,7 +16,7 @@ from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError, absolute
 from groot_ros.dataset.bag_events import STRING, EpisodeEvent, read_events
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.session import Session
-from groot_ros.dataset.session_types import DropPolicy, Finished, SessionState
+from groot_ros.dataset.session_types import Answer, DropPolicy, Finished, SessionState
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.staging import EpisodeWriter
 from groot_ros.embodiment.schema import Embodiment
@@ -150,16 +150,19 @@ class _BagConversion:
 
     def _apply(self, session: Session, event: EpisodeEvent, by_events: bool) -> None:
         self._now_ns = max(self._now_ns, event.stamp_ns)
+        running = session.state is not SessionState.IDLE
         if event.kind == "start":
+            if running and by_events:  # whoever granted that had none: a recorder that was killed says nothing
+                session.abandon("the recorder began another one, so it had not gone on with this", event.stamp_ns)
             task = self._job.task or event.task or self._job.embodiment.language.default or ""
-            answer = session.start(task, event.stamp_ns, wait=not by_events)
+            # A bag may have begun only just before, and there is no second try.
+            answer = session.start(task, event.stamp_ns, wait=True)
         elif event.kind == "save":
-            answer, finished = session.save(event.stamp_ns)
-            self._seal(finished)
-            if not answer.ok and not by_events:
-                session.discard(event.stamp_ns)
+            answer = self._save(session, event.stamp_ns)
         elif event.kind == "discard":
             answer = session.discard(event.stamp_ns)
+            if not running:
+                return  # it was aborted here as it was there, which has been said
         elif event.kind == "intervention":
             answer = session.intervention(event.on, event.stamp_ns)
         else:
@@ -169,18 +172,26 @@ class _BagConversion:
             self._note(event.stamp_ns, f"{event.kind} refused: {answer.message}")
 
     def _end(self, session: Session, by_events: bool) -> None:
-        if session.state is SessionState.IDLE:
-            return
         if by_events:
-            session.abandon("the bag ended before the episode was saved", self._now_ns)
-            self._note_events(session)
-            return
-        answer, finished = session.save(self._now_ns)
+            if session.state is not SessionState.IDLE:
+                session.abandon("the bag ended before the episode was saved", self._now_ns)
+        elif session.state is SessionState.IDLE:
+            self._failures.append(f"not converted to its end: {session.message}")
+        else:
+            answer = self._save(session, self._now_ns)
+            if not answer.ok:
+                self._note(self._now_ns, answer.message)
         self._note_events(session)
-        if not answer.ok:
-            self._note(self._now_ns, answer.message)
-            session.discard(self._now_ns)
+
+    def _save(self, session: Session, now_ns: int) -> Answer:
+        """What is not saved now never is."""
+        if session.state is SessionState.PAUSED and session.reason:  # by itself, because nothing can be written
+            self._failures.append(f"not converted to its end: {session.message}")
+        answer, finished = session.save(now_ns)
+        if not answer.ok and session.state is not SessionState.IDLE:
+            session.discard(now_ns)
         self._seal(finished)
+        return answer
 
     def _seal(self, finished: Sequence[Finished]) -> None:
         for segment in finished:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from groot_ros.dataset import paths
 from groot_ros.dataset.bag_session import BagJob, Progress, SealedBag, convert_bag
 from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.session_types import DropPolicy
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.writer import MIN_FREE_BYTES, DatasetWriter
@@ -84,13 +88,15 @@ def convert(
 ) -> Conversion:
     """Append the episodes of ``bags`` to the dataset at ``root``, which is made when missing.
 
+    A dataset that is made here and gets nothing, not even what a salvage could take over, is removed again.
+
     Args:
         bags: rosbag2 folders or files.
         root: of the dataset.
         embodiment: the robot.
         task: of all episodes; None: what the events say, else the instruction topic, else the YAML's default.
         event_topic: where episodes begin and end, see ``bag_events``; None: the recorder's own topic, in bags that
-            have it. Without one the whole bag is one episode per instruction.
+            have it; ``none``: nowhere. Without one the whole bag is one episode per instruction.
         drop: what an incomplete tick does, see ``Session``; None: ``split``, with events ``fail`` as the recorder.
         min_rows: shorter segments are dropped; 1 s when left out.
         jobs: bags that are read at the same time, each in a process of its own if more than 1.
@@ -109,7 +115,11 @@ def convert(
     if twice:
         raise ValueError(f"expected each bag once, found {', '.join(map(str, twice))} more than once")
     spec = DatasetSpec.of(embodiment)
-    with DatasetWriter(root, spec, embodiment.cameras, codec=codec, min_free_bytes=min_free_bytes) as dataset:
+    root = Path(root).expanduser()
+    with (
+        _NewDataset(root),
+        DatasetWriter(root, spec, embodiment.cameras, codec=codec, min_free_bytes=min_free_bytes) as dataset,
+    ):
         todo = [
             BagJob(
                 number=number,
@@ -130,6 +140,34 @@ def convert(
         else:
             results = _in_processes(todo, jobs, progress or _no_progress)
         return Conversion(tuple(_commit(dataset, job, sealed) for job, sealed in zip(todo, results, strict=True)))
+
+
+class _NewDataset:
+    """Removes a dataset that did not exist before and has nothing in it afterwards."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder_was_there = root.is_dir()
+        self._before = {path.name for path in root.iterdir()} if self._folder_was_there else set()
+
+    def __enter__(self) -> None:
+        """Nothing is made here."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        root = self._root
+        if not (root / paths.INFO).is_file() or paths.META.name in self._before:
+            return
+        if Dataset(root).episodes or any((root / paths.STAGING).iterdir()):
+            return
+        for name in (paths.META, paths.STAGING):
+            if name.name not in self._before:
+                shutil.rmtree(root / name)
+        if paths.LOCK.name not in self._before:
+            (root / paths.LOCK).unlink(missing_ok=True)
+        if not self._folder_was_there:
+            root.rmdir()
 
 
 def _commit(dataset: DatasetWriter, job: BagJob, sealed: SealedBag) -> BagOutcome:

@@ -14,7 +14,9 @@ import pytest
 from demonstration import MS, T0, Desk, S, Sent, demonstration, newest, number_of, robot, write_bag
 
 from groot_ros.bags.topics import EVENTS_TOPIC, INSTRUCTION_TOPIC
-from groot_ros.dataset.bag_events import KINDS, EpisodeEvent
+from groot_ros.dataset import bag_session
+from groot_ros.dataset.bag_events import KINDS, NO_EVENTS, EpisodeEvent
+from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.from_bag import Conversion, convert
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.video import decode_frames
@@ -119,18 +121,77 @@ def request(desk: Desk, kind: str, now_ns: int) -> None:
 # --- where episodes begin and end ------------------------------------------------------------------------------------
 
 
-def test_bool_events_save_discards_and_what_is_refused(tmp_path: Path) -> None:
-    marks = [(0.02, True), (0.6, True), (1.1, False), (1.5, True), (2.0, False), (2.2, True)]
+def test_bool_events(tmp_path: Path) -> None:
+    """Only its changes count; a start waits for its streams."""
+    marks = [(0.02, True), (0.6, True), (1.1, False), (1.2, False), (1.5, True), (2.0, False), (2.2, True)]
     more = [("/episode", demo.make(BOOL, data=on), T0 + round(at_s * S), BOOL) for at_s, on in marks]
     bag = write_bag(tmp_path / "bag", PLAIN, robot(), more=more)
     result = to_dataset([bag], tmp_path / "data", robot(), event_topic="/episode", min_rows=5)
     (outcome,) = result.bags
-    assert [episode.rows for episode in outcome.episodes] == pytest.approx([15, 15], abs=2)
-    assert "start refused: /front" in outcome.messages[0]  # 0.02 s after the beginning no rate is known
+    assert [episode.rows for episode in outcome.episodes] == pytest.approx([26, 15], abs=2)
     assert "the bag ended before the episode was saved" in outcome.messages[-1]
+    assert not any("refused" in message for message in outcome.messages)
     first = [int(stamp) for stamp in Dataset(tmp_path / "data").column(0, "recording.stamp_ns")]
-    assert first[0] >= T0 + 0.6 * S
-    assert first[-1] <= T0 + 1.1 * S
+    assert first[0] >= T0 + 0.02 * S and first[-1] <= T0 + 1.1 * S
+
+
+def test_an_episode_that_was_aborted_live_does_not_run_into_the_next_one(tmp_path: Path) -> None:
+    """A recorder that was killed says nothing; one that gave up says that the episode is discarded."""
+    for ending in ([], [event("discard", T0 + S)]):
+        told = [event("start", T0 + S // 2, task="a"), *ending, event("start", T0 + 3 * S // 2, task="b")]
+        bag = write_bag(tmp_path / f"bag{len(ending)}", PLAIN, robot(), more=[*told, event("save", T0 + 2 * S)])
+        root = tmp_path / f"data{len(ending)}"
+        (outcome,) = to_dataset([bag], root, robot(), None, min_rows=5).bags
+        assert [episode.task for episode in outcome.episodes] == ["b"]
+        assert Dataset(root).column(0, "recording.stamp_ns")[0] >= T0 + 3 * S // 2
+        assert any("began another" in message for message in outcome.messages) == (not ending)
+
+
+def test_an_episode_whose_save_finds_nothing_is_over(tmp_path: Path) -> None:
+    """The streams are not there in time: it does not go on until the next save."""
+    told = [event("start", T0, task="a"), event("save", T0 + S // 20), event("start", T0 + S, task="b")]
+    bag = write_bag(tmp_path / "bag", PLAIN, robot(), more=[*told, event("save", T0 + 2 * S)])
+    (outcome,) = to_dataset([bag], tmp_path / "data", robot(), None, min_rows=5).bags
+    assert [episode.task for episode in outcome.episodes] == ["b"]
+    assert "save refused: nothing is recorded yet" in outcome.messages[0]
+
+
+def test_events_that_are_to_be_ignored(tmp_path: Path) -> None:
+    told = [event("start", T0 + S), event("save", T0 + 2 * S)]
+    bag = write_bag(tmp_path / "bag", PLAIN, robot(), more=told)
+    result = to_dataset([bag], tmp_path / "data", robot(), event_topic=NO_EVENTS)
+    assert result.ok
+    assert result.episodes[0].rows > 1.8 * demo.FPS
+
+
+def test_a_disk_that_ends_the_conversion_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was whole before is saved all the same."""
+    begun = []
+
+    def begin(self: Any, task: str) -> Any:
+        begun.append(task)
+        if len(begun) > 1:
+            raise DatasetError("the disk is full")
+        return real(self, task)
+
+    real = bag_session._BagConversion._writer
+    monkeypatch.setattr(bag_session._BagConversion, "_writer", begin)
+    sent = [item for item in PLAIN if item.source != "front" or not 1.2 <= (item.stamp_ns - T0) / S < 1.5]
+    result = to_dataset([write_bag(tmp_path / "bag", sent, robot())], tmp_path / "data", robot(), min_rows=5)
+    (outcome,) = result.bags
+    assert not result.ok
+    assert "not converted to its end: " in outcome.error and "the disk is full" in outcome.error
+    assert len(outcome.episodes) == 1
+
+
+def test_a_folder_that_was_there_stays_with_what_was_in_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    assert not to_dataset([tmp_path / "missing"], tmp_path / "data", robot()).ok
+    assert list((tmp_path / "data").iterdir()) == []
+    bag = write_bag(tmp_path / "bag", PLAIN, robot())
+    assert to_dataset([bag], tmp_path / "data", robot()).ok
+    assert not to_dataset([tmp_path / "missing"], tmp_path / "data", robot()).ok
+    assert len(Dataset(tmp_path / "data").episodes) == 1
 
 
 def test_gaps_and_instructions_make_episodes_without_events(tmp_path: Path) -> None:
@@ -222,14 +283,13 @@ BAD = [
 
 @pytest.mark.parametrize(("make", "message"), BAD)
 def test_a_bag_that_cannot_be_converted(make: Any, message: str, tmp_path: Path) -> None:
-    """It is told why, and the dataset stays as it was: empty here."""
+    """It is told why, and nothing is left of the dataset that was made for it."""
     bag, options = make(tmp_path)
     result = to_dataset([bag], tmp_path / "data", robot(), **{"task": demo.TASK, **options})
     (outcome,) = result.bags
     assert not result.ok
     assert re.search(message, " ".join([outcome.error, *outcome.messages]))
-    assert Dataset(tmp_path / "data").episodes == []
-    assert not list((tmp_path / "data" / ".staging").glob("*"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_nothing_to_do_and_a_bag_given_twice(tmp_path: Path) -> None:
