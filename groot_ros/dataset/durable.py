@@ -52,13 +52,26 @@ def write_file(path: Path, data: bytes, temporary: Path) -> None:
 
 
 def write_json(path: Path, content: Any, temporary: Path) -> None:
-    """``write_file`` of indented JSON. Raises: OSError, ValueError (a number is not finite)."""
-    write_file(path, (json.dumps(content, indent=4, allow_nan=False) + "\n").encode(), temporary)
+    """``write_file`` of ``json_bytes``. Raises: OSError, ValueError."""
+    write_file(path, json_bytes(content), temporary)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Content of a JSON file, indented. Raises: ValueError (a number is not finite)."""
+    return (json.dumps(content, indent=4, allow_nan=False) + "\n").encode()
 
 
 def json_line(content: Any) -> str:
     """One line of a jsonl file. ASCII only, so that no line break of Unicode is in it."""
     return json.dumps(content, allow_nan=False) + "\n"
+
+
+def sync_tree(root: Path) -> None:
+    """Wait until everything under a folder is on the disk. Raises: OSError."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            sync_file(Path(folder, name))
+        sync_folder(Path(folder))
 
 
 def _sync(path: Path, flags: int) -> None:

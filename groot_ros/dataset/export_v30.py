@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from groot_ros.dataset import paths
+from groot_ros.dataset import durable, paths
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.image_statistics import ImageStatistics
 from groot_ros.dataset.read import Dataset, as_array
-from groot_ros.dataset.rebuild import Built, Progress, new_folder, statistics_columns
+from groot_ros.dataset.rebuild import Built, Progress, new_folder, number_columns, write_new
 from groot_ros.dataset.spec import EPISODE_INDEX, INDEX
+from groot_ros.dataset.statistics import column_statistics
 from groot_ros.dataset.video import VideoFacts, image_statistics, remux, video_facts
 
 VERSION = "v3.0"
@@ -94,8 +95,8 @@ def export(
             statistics[feature] = _image_statistics(source, feature, image_frames, rows, step)
         _write_tasks(source, building / TASKS)
         _write_episodes(rows, building)
-        _write_json(building / paths.STATS, statistics)
-        _write_json(building / paths.INFO, _info(source, data_mb, video_mb))
+        write_new(building / paths.STATS, durable.json_bytes(statistics))
+        write_new(building / paths.INFO, durable.json_bytes(_info(source, data_mb, video_mb)))
         for name in _KEPT:
             if (root / name).is_dir():
                 shutil.copytree(root / name, building / name)
@@ -149,7 +150,7 @@ def _write_data(
         finally:
             if writer is not None:
                 writer.close()
-    return rows, {name: column_statistics(np.concatenate(parts)) for name, parts in columns.items()}
+    return rows, {name: column_statistics(np.concatenate(parts), QUANTILES) for name, parts in columns.items()}
 
 
 def _episode_row(
@@ -162,10 +163,9 @@ def _episode_row(
 ) -> Row:
     """A row of meta/episodes; adds the episode's numbers to ``columns``."""
     statistics = {}
-    for name in statistics_columns(source, table):
-        values = as_array(table.column(name))
+    for name, values in number_columns(source, table).items():
         columns.setdefault(name, []).append(values)
-        statistics[name] = column_statistics(values)
+        statistics[name] = column_statistics(values, QUANTILES)
     return {
         "episode_index": episode,
         "tasks": list(source.episodes[episode].tasks),
@@ -243,26 +243,6 @@ def _image_statistics(
     return total.stats(QUANTILES)
 
 
-def column_statistics(values: NDArray[Any]) -> dict[str, list[Any]]:
-    """min, max, mean, std (population), count and quantiles per dimension of [N] or [N, D].
-
-    Quantiles are interpolated linearly. min and max of integers are integers.
-    """
-    table = values.reshape(len(values), -1)
-    low = table.min(axis=0)
-    # Times in nanoseconds keep their digits as the distance to the first.
-    above = (table - low if table.dtype.kind == "i" else table.astype(np.float64) - low).astype(np.float64)
-    quantiles = np.quantile(above, list(QUANTILES.values()), axis=0) + low
-    return {
-        "min": low.tolist(),
-        "max": table.max(axis=0).tolist(),
-        "mean": (above.mean(axis=0) + low).tolist(),
-        "std": above.std(axis=0).tolist(),
-        "count": [len(values)],
-        **{name: quantile.tolist() for name, quantile in zip(QUANTILES, quantiles)},
-    }
-
-
 def grouped(sizes: Sequence[int], limit: int, kinds: Sequence[str] | None = None) -> Iterator[list[int]]:
     """Consecutive numbers whose sizes add up to at most ``limit`` and whose kinds agree; a single one may be larger."""
     group: list[int] = []
@@ -328,8 +308,3 @@ def _info(source: Dataset, data_mb: float, video_mb: float) -> dict[str, Any]:
         "data_path": DATA_PATTERN,
         "video_path": VIDEO_PATTERN if source.video_keys else None,
     }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=4, allow_nan=False) + "\n", encoding="utf-8")

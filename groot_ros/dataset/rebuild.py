@@ -6,14 +6,14 @@ their counters change. The new folder appears by one rename, complete and synchr
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from groot_ros.dataset.columns import Columns, write_parquet
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset, as_array, read_lines
 from groot_ros.dataset.recovery import staged_episodes
-from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, STAMP, TASK_INDEX
+from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, STAMP, TASK_INDEX, differences, totals
 from groot_ros.dataset.statistics import episode_statistics, refresh
 from groot_ros.dataset.video import count_frames, image_statistics, remux
 
@@ -99,12 +99,18 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         building.mkdir(parents=True)
         yield building
-        _sync_tree(building)
+        durable.sync_tree(building)
         os.rename(building, target)
         durable.sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)  # the first error is the one to tell
         raise
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """A file of a ``new_folder``, which synchronises it. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def replace(root: Path, pieces: Sequence[Piece], progress: Progress | None = None) -> Built:
@@ -266,17 +272,17 @@ class _Builder:
         self._write_json(paths.report_path(number), {**report, "index": number, "more": more})
 
     def _write_json(self, name: Path, content: Any) -> None:
-        _write_text(self._root / name, json.dumps(content, indent=4, allow_nan=False) + "\n")
+        write_new(self._root / name, durable.json_bytes(content))
 
     def _write_lines(self, name: Path, lines: Sequence[dict[str, Any]]) -> None:
-        _write_text(self._root / name, "".join(map(durable.json_line, lines)))
+        write_new(self._root / name, "".join(map(durable.json_line, lines)).encode())
 
     def _stats(self, piece: Piece, table: pyarrow.Table, changed: Columns) -> dict[str, Any]:
         """The episode's statistics: those there are, with the columns that changed computed again."""
         known = piece.source.episodes_stats.get(piece.episode)
         if known is not None and piece.rows is None:
             return {**known, **episode_statistics({name: changed[name] for name in changed if name in known}, {})}
-        return statistics_of(piece.source, piece.episode, table)
+        return statistics_of(piece.source, piece.episode, number_columns(piece.source, table))
 
     def _info(self) -> dict[str, Any]:
         """info.json of the first source, with this dataset's totals and places."""
@@ -307,37 +313,30 @@ class _Builder:
         self._built.notes.append(f"not carried over from {source.root.name}: {what}")
 
 
-def totals(
-    episodes: int, frames: int, tasks: int, cameras: int, chunks_size: int = paths.CHUNKS_SIZE
+def number_columns(source: Dataset, table: pyarrow.Table) -> Columns:
+    """Columns [N] or [N, D] of a table that are numbers of a feature; not texts, nor pictures within the rows."""
+    features, no_numbers = source.features, (None, "string", "image")
+    names = [name for name in table.column_names if features.get(name, {}).get("dtype") not in no_numbers]
+    return {name: as_array(table.column(name)) for name in names}
+
+
+def statistics_of(
+    source: Dataset, episode: int, columns: Columns, images: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The members of info.json that count."""
-    return {
-        "total_episodes": episodes,
-        "total_frames": frames,
-        "total_tasks": tasks,
-        "total_videos": episodes * cameras,
-        "total_chunks": -(-episodes // chunks_size),
-        "splits": {"train": f"0:{episodes}"},
-    }
+    """``stats`` of an episode from its columns, and as many pictures of each video, which are all decoded.
 
+    Args:
+        images: video feature -> statistics that are known.
 
-def statistics_columns(source: Dataset, table: pyarrow.Table) -> list[str]:
-    """Columns of a table that are numbers of a feature; not texts, nor pictures within the rows."""
-    features = source.features
-    return [name for name in table.column_names if features.get(name, {}).get("dtype") not in (None, "string", "image")]
-
-
-def statistics_of(source: Dataset, episode: int, table: pyarrow.Table) -> dict[str, Any]:
-    """``stats`` of an episode from its rows and its pictures, which are all decoded, as many as there are rows.
-
-    Raises: DatasetError when they cannot be read.
+    Raises: DatasetError when a video cannot be read.
     """
-    columns = {name: as_array(table.column(name)) for name in statistics_columns(source, table)}
-    images = {
-        feature: image_statistics(source.video(episode, feature), table.num_rows).stats()
+    rows = len(next(iter(columns.values())))
+    made = {
+        feature: image_statistics(source.video(episode, feature), rows).stats()
         for feature in source.video_keys
+        if feature not in images
     }
-    return episode_statistics(columns, images)
+    return episode_statistics(columns, {**images, **made})
 
 
 def _sources(pieces: Sequence[Piece]) -> list[Dataset]:
@@ -348,21 +347,7 @@ def _check_alike(first: Dataset, other: Dataset) -> None:
     """Raises: DatasetError with every difference that keeps episodes of both from being in one dataset."""
     if first is other:
         return
-    found = [
-        f"{key}: {first.info.get(key)!r} and {other.info.get(key)!r}"
-        for key in ("codebase_version", "fps", "robot_type")
-        if first.info.get(key) != other.info.get(key)
-    ]
-    for name in sorted({*first.features, *other.features}):
-        one, two = first.features.get(name), other.features.get(name)
-        if one is None or two is None:
-            found.append(f"feature {name}: only {(other if one is None else first).root} has it")
-            continue
-        found += [
-            f"feature {name}, {part}: {one.get(part)} and {two.get(part)}"
-            for part in ("dtype", "shape", "names")
-            if one.get(part) != two.get(part)
-        ]
+    found = differences(first.info, other.info, "the first", "the second")
     modalities = [source.modality if (source.root / paths.MODALITY).exists() else None for source in (first, other)]
     if modalities[0] != modalities[1]:
         found.append("meta/modality.json is not the same")
@@ -378,15 +363,3 @@ def _with_column(table: pyarrow.Table, name: str, values: NDArray[np.int64]) -> 
     at = table.column_names.index(name)
     kind = table.schema.field(at)
     return table.set_column(at, kind, pyarrow.array(values, type=kind.type))
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            durable.sync_file(Path(folder, name))
-        durable.sync_folder(Path(folder))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
@@ -115,7 +115,8 @@ def recover(root: Path, on_event: Callable[[str], None]) -> tuple[Totals, Recove
             found.mended.append(name)
             on_event(f"{root / name}: removed the end of a line that was never completed")
     totals = Totals.of(root)
-    found.strays = _move_strays(root, totals.episodes)
+    found.strays = _find_strays(root, totals.episodes)
+    move_strays(root, found.strays)
     if found.strays:
         on_event(f"{root}: moved files of no episode to {paths.STAGING}: {', '.join(map(str, found.strays[:5]))}")
     found.aborted = _look_at_staged(root, on_event)
@@ -143,6 +144,18 @@ def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
         state: Literal["aborted", "running"] = "running" if running else "aborted"
         rows = len(read_rows(folder, spec)) if (folder / ROWS).is_file() else 0
         yield StagedEpisode(folder, state, task, rows, reason, size)
+
+
+def move_strays(root: Path, names: Sequence[Path]) -> None:
+    """Move files, by their names in the dataset, to a new folder under ``.staging``. Raises: OSError."""
+    if not names:
+        return
+    target = root / paths.STAGING / f"{_STRAYS}{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%fZ}"
+    for name in names:
+        durable.make_folder((target / name).parent)
+        os.replace(root / name, target / name)
+    for folder in {folder for name in names for folder in ((root / name).parent, (target / name).parent)}:
+        durable.sync_folder(folder)
 
 
 def _look_at_staged(root: Path, on_event: Callable[[str], None]) -> list[StagedEpisode]:
@@ -189,17 +202,12 @@ def _mend(path: Path) -> bool:
     return True
 
 
-def _move_strays(root: Path, episodes: int) -> list[Path]:
+def _find_strays(root: Path, episodes: int) -> list[Path]:
     """Loaders read every file under data/, so those of a writer that died before its metadata spoil the dataset."""
-    target = root / paths.STAGING / f"{_STRAYS}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    moved = []
+    found = []
     for folder in ("data", "videos", str(paths.REPORTS)):
         for path in sorted((root / folder).rglob("episode_*")):
             match = _EPISODE_FILE.fullmatch(path.name)
             if match and int(match[1]) >= episodes:
-                name = path.relative_to(root)
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target / name)
-                durable.sync_folder(path.parent)
-                moved.append(name)
-    return moved
+                found.append(path.relative_to(root))
+    return found

@@ -7,8 +7,6 @@ the place of the old one, which is kept too. The rest is refused, with what a pe
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,16 +19,12 @@ from groot_ros.dataset.columns import arrow_schema
 from groot_ros.dataset.commit import RECORD, roll_forward
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import DatasetLock
-from groot_ros.dataset.read import VERSIONS, Dataset, read_json
-from groot_ros.dataset.rebuild import Piece, Progress, replace, totals
+from groot_ros.dataset.read import Dataset, read_json
+from groot_ros.dataset.rebuild import Piece, Progress, number_columns, replace, statistics_of
+from groot_ros.dataset.recovery import move_strays
 from groot_ros.dataset.repair_metadata import Draft, EpisodeFacts, Files
-from groot_ros.dataset.repair_statistics import (
-    episode_columns,
-    is_episode_statistics,
-    is_statistics,
-    make_episode_statistics,
-)
-from groot_ros.dataset.spec import DatasetSpec
+from groot_ros.dataset.repair_statistics import is_episode_statistics, is_statistics, well_formed_images
+from groot_ros.dataset.spec import VERSION, DatasetSpec, totals
 from groot_ros.dataset.statistics import refresh
 from groot_ros.embodiment.schema import Embodiment
 
@@ -141,14 +135,16 @@ class _Work:
         if self._writes or self._refresh:
             backup = self._root / f"{paths.META}.before-{self._time}"
             shutil.copytree(self._root / paths.META, backup)
+            durable.sync_tree(backup)
+            durable.sync_folder(self._root)
             self._result.notes.append(f"the metadata as they were are in {backup.name}")
         for episode in self._stale:
-            columns = episode_columns(self._draft.files, episode)
-            said = self._draft.stats.get(episode)
-            self._draft.stats[episode] = make_episode_statistics(self._draft.files, episode, columns, said)
+            files, stats = self._draft.files, self._draft.stats
+            columns = number_columns(files, files.table(episode))
+            stats[episode] = statistics_of(files, episode, columns, well_formed_images(files, stats.get(episode)))
         for name, content in self._writes.items():
             durable.write_file(self._root / name, content(), staging / f"{name.name}.tmp")
-        self._move_strays(staging / f"stray-{self._time}")
+        move_strays(self._root, self._strays)
         if self._refresh and not self._edits:  # a new dataset has its own
             refresh(self._root)
         if self._edits:
@@ -187,7 +183,7 @@ class _Work:
                 f"{', '.join(different)}: name the robot that was recorded"
             )
         self._result.mends.append(f"{paths.INFO}: {problem}: made anew for robot {self._spec.robot_type}")
-        self._writes[paths.INFO] = lambda: _json({**self._draft.files.info, **self._totals()})
+        self._writes[paths.INFO] = lambda: durable.json_bytes({**self._draft.files.info, **self._totals()})
         return files.info
 
     def _look_at_files(self, progress: Progress | None) -> dict[int, EpisodeFacts]:
@@ -268,7 +264,7 @@ class _Work:
         ]
         if wrong and paths.INFO not in self._writes:
             self._result.mends.append(f"{paths.INFO}: {'; '.join(wrong)}: corrected")
-            self._writes[paths.INFO] = lambda: _json({**info, **self._totals()})
+            self._writes[paths.INFO] = lambda: durable.json_bytes({**info, **self._totals()})
 
     def _look_at_modality(self) -> None:
         try:
@@ -281,7 +277,7 @@ class _Work:
                 f"{paths.MODALITY}: {problem}, but GR00T needs it: name the robot with --embodiment to make it"
             )
             return
-        found = self._spec.differences({**self._draft.files.info, "codebase_version": VERSIONS[-1]})
+        found = self._spec.differences({**self._draft.files.info, "codebase_version": VERSION})
         if found:
             self._result.refused.append(
                 f"{paths.MODALITY}: {problem}, and robot {self._spec.robot_type} is another: {'; '.join(found[:5])}"
@@ -289,7 +285,7 @@ class _Work:
             return
         modality = self._spec.modality()
         self._result.mends.append(f"{paths.MODALITY}: {problem}: made anew for robot {self._spec.robot_type}")
-        self._writes[paths.MODALITY] = lambda: _json(modality)
+        self._writes[paths.MODALITY] = lambda: durable.json_bytes(modality)
 
     def _look_for_strays(self, facts: dict[int, EpisodeFacts]) -> None:
         files = self._draft.files
@@ -302,18 +298,10 @@ class _Work:
             *(self._root / "videos").rglob("*"),
             *(self._root / paths.REPORTS).glob("episode_*.json"),
         ]
-        self._strays = sorted(path for path in there if path.is_file() and path not in ours)
-        for path in self._strays:
-            name = path.relative_to(self._root)
+        strays = sorted(path for path in there if path.is_file() and path not in ours)
+        self._strays = [path.relative_to(self._root) for path in strays]
+        for name in self._strays:
             self._result.mends.append(f"{name}: it belongs to no episode: moved to {paths.STAGING}")
-
-    def _move_strays(self, target: Path) -> None:
-        for path in self._strays:
-            place = target / path.relative_to(self._root)
-            durable.make_folder(place.parent)
-            os.replace(path, place)
-            durable.sync_folder(path.parent)
-            durable.sync_folder(place.parent)
 
     def _look_at_statistics(self) -> None:
         draft = self._draft
@@ -328,7 +316,7 @@ class _Work:
                 episode
                 for episode in episodes
                 if not is_episode_statistics(
-                    draft.files, episode_columns(draft.files, episode), draft.stats.get(episode)
+                    draft.files, number_columns(draft.files, draft.files.table(episode)), draft.stats.get(episode)
                 )
             ]
             if self._stale:
@@ -353,7 +341,3 @@ class _Work:
 def _listed(numbers: list[int]) -> str:
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return f"{', '.join(map(str, numbers[:10]))}{more}"
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=4, allow_nan=False) + "\n").encode()

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from groot_ros.dataset.check.statistics import TOLERANCES
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset, as_array
-from groot_ros.dataset.rebuild import statistics_columns
 from groot_ros.dataset.statistics import episode_statistics, vector_statistics
-from groot_ros.dataset.video import image_statistics
 
 _IMAGE_NAMES = ("min", "max", "mean", "std")
 
@@ -39,34 +37,18 @@ def is_statistics(files: Dataset, episodes: Sequence[int], said: Any) -> bool:
     return True
 
 
-def episode_columns(files: Dataset, episode: int) -> dict[str, NDArray[Any]]:
-    """Columns of an episode that have statistics. Raises: DatasetError when the rows cannot be read."""
-    table = files.table(episode)
-    return {name: as_array(table.column(name)) for name in statistics_columns(files, table)}
-
-
 def is_episode_statistics(files: Dataset, columns: Mapping[str, NDArray[Any]], said: Any) -> bool:
     """Whether ``said``, of a line of episodes_stats.jsonl, is right for the columns and well formed for the videos."""
-    if not isinstance(said, dict) or not all(_well_formed(said.get(feature)) for feature in files.video_keys):
+    if not isinstance(said, dict) or len(well_formed_images(files, said)) < len(files.video_keys):
         return False
     right = episode_statistics(columns, {})
     return all(name in said and _agree(said[name], row, columns[name].dtype.kind) for name, row in right.items())
 
 
-def make_episode_statistics(
-    files: Dataset, episode: int, columns: Mapping[str, NDArray[Any]], said: Any
-) -> dict[str, Any]:
-    """Statistics of an episode; those of its videos are kept where they are well formed, else all is decoded.
-
-    Raises: DatasetError when a video cannot be read.
-    """
-    rows = len(next(iter(columns.values())))
-    images = {}
-    for feature in files.video_keys:
-        kept = said.get(feature) if isinstance(said, dict) else None
-        fresh = not _well_formed(kept)
-        images[feature] = image_statistics(files.video(episode, feature), rows).stats() if fresh else kept
-    return episode_statistics(columns, images)
+def well_formed_images(files: Dataset, said: Any) -> dict[str, Any]:
+    """Of the statistics of an episode those of its videos that can stay, by video feature."""
+    entries = said if isinstance(said, dict) else {}
+    return {feature: entries[feature] for feature in files.video_keys if _well_formed(entries.get(feature))}
 
 
 def _agree(said: Any, right: Mapping[str, Any], kind: str = "f") -> bool:

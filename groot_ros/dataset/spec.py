@@ -194,14 +194,9 @@ class DatasetSpec:
         return {
             "codebase_version": VERSION,
             "robot_type": self.robot_type,
-            "total_episodes": episodes,
-            "total_frames": frames,
-            "total_tasks": tasks,
-            "total_videos": episodes * len(self.cameras),
-            "total_chunks": -(-episodes // paths.CHUNKS_SIZE),
+            **totals(episodes, frames, tasks, len(self.cameras)),
             "chunks_size": paths.CHUNKS_SIZE,
             "fps": self.fps,
-            "splits": {"train": f"0:{episodes}"},
             "data_path": paths.DATA_PATTERN,
             "video_path": paths.VIDEO_PATTERN,
             "features": self.features(),
@@ -209,24 +204,7 @@ class DatasetSpec:
 
     def differences(self, info: Mapping[str, Any]) -> list[str]:
         """Why episodes of this robot cannot be appended to the dataset with this ``info.json``; empty if they can."""
-        found = []
-        for key, expected in (("codebase_version", VERSION), ("fps", self.fps), ("robot_type", self.robot_type)):
-            if info.get(key) != expected:
-                found.append(f"{key}: this robot's is {expected!r}, the dataset's is {info.get(key)!r}")
-        ours, theirs = self.features(), dict(info.get("features") or {})
-        for name in [*ours, *(name for name in theirs if name not in ours)]:
-            if name not in theirs:
-                found.append(f"feature {name}: the dataset does not have it")
-            elif name not in ours:
-                found.append(f"feature {name}: this robot does not have it")
-            else:
-                found += [
-                    f"feature {name}, {field}: this robot's is {ours[name].get(field)}, the dataset's is "
-                    f"{theirs[name].get(field)}"
-                    for field in ("dtype", "shape", "names")
-                    if ours[name].get(field) != theirs[name].get(field)
-                ]
-        return found
+        return differences(self.info(0, 0, 0), info, "this robot", "the dataset")
 
     def to_json(self) -> dict[str, Any]:
         """For the staging folder: what its rows mean, whatever the YAML says later."""
@@ -258,6 +236,41 @@ class DatasetSpec:
                 "has_audio": False,
             },
         }
+
+
+def totals(
+    episodes: int, frames: int, tasks: int, cameras: int, chunks_size: int = paths.CHUNKS_SIZE
+) -> dict[str, Any]:
+    """The members of info.json that count."""
+    return {
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "total_videos": episodes * cameras,
+        "total_chunks": -(-episodes // chunks_size),
+        "splits": {"train": f"0:{episodes}"},
+    }
+
+
+def differences(info: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str) -> list[str]:
+    """Why episodes of two datasets with these info.json cannot be in one, by their names; empty if they can."""
+    found = [
+        f"{key}: {name}'s is {info.get(key)!r}, {other_name}'s is {other.get(key)!r}"
+        for key in ("codebase_version", "fps", "robot_type")
+        if info.get(key) != other.get(key)
+    ]
+    features, others = dict(info.get("features") or {}), dict(other.get("features") or {})
+    for feature in features | others:
+        if feature not in features or feature not in others:
+            found.append(f"feature {feature}: {name if feature in others else other_name} does not have it")
+            continue
+        found += [
+            f"feature {feature}, {part}: {name}'s is {features[feature].get(part)}, {other_name}'s is "
+            f"{others[feature].get(part)}"
+            for part in ("dtype", "shape", "names")
+            if features[feature].get(part) != others[feature].get(part)
+        ]
+    return found
 
 
 def recorder_embodiment(embodiment: Embodiment) -> Embodiment:

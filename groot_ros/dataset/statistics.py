@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,26 @@ def episode_statistics(columns: Mapping[str, NDArray[Any]], images: Mapping[str,
         columns: feature -> [N] or [N, D].
         images: video feature -> its statistics, of shape (3, 1, 1) in 0..1, taken over as they are.
     """
-    return {name: _range(values) for name, values in columns.items()} | dict(images)
+    return {name: column_statistics(values) for name, values in columns.items()} | dict(images)
+
+
+def column_statistics(values: NDArray[Any], quantiles: Mapping[str, float] = MappingProxyType({})) -> dict[str, Any]:
+    """min, max, mean, std (population) and ``quantiles`` per dimension of [N] or [N, D], N >= 1; count [n].
+
+    Quantiles are interpolated linearly. min and max of integers are integers.
+    """
+    table = values.reshape(len(values), -1)
+    low = table.min(axis=0)
+    # float64 has not the digits for the square of a time in nanoseconds; for the distance to the first it has.
+    above = (table - low if table.dtype.kind == "i" else table.astype(np.float64) - low).astype(np.float64)
+    return {
+        "min": low.tolist(),
+        "max": table.max(axis=0).tolist(),
+        "mean": (above.mean(axis=0) + low).tolist(),
+        "std": above.std(axis=0).tolist(),
+        "count": [len(values)],
+        **{name: (np.quantile(above, quantile, axis=0) + low).tolist() for name, quantile in quantiles.items()},
+    }
 
 
 def vector_statistics(values: NDArray[np.floating[Any]]) -> dict[str, list[float]]:
@@ -94,18 +114,3 @@ def is_stale(root: Path) -> bool:
 def _basis(root: Path) -> dict[str, Any]:
     info = read_json(root, paths.INFO)
     return {"episodes": info["total_episodes"], "frames": info["total_frames"]}
-
-
-def _range(values: NDArray[Any]) -> dict[str, list[float]]:
-    table = values.reshape(len(values), -1)
-    low, high = table.min(axis=0), table.max(axis=0)
-    # float64 has not the digits for the square of a time in nanoseconds; for the distance to the first it has.
-    exact = table if table.dtype.kind == "i" else table.astype(np.float64)
-    above = (exact - low).astype(np.float64)
-    return {
-        "min": low.tolist(),
-        "max": high.tolist(),
-        "mean": (above.mean(axis=0) + low).tolist(),
-        "std": above.std(axis=0).tolist(),
-        "count": [len(values)],
-    }

@@ -256,7 +256,12 @@ def test_datasets_of_two_robots_are_not_merged(copy: Path, sources: tuple[Path, 
     edit_json(copy / paths.INFO, change)
     with pytest.raises(DatasetError) as refused:
         edit.merge([sources[0], copy], tmp_path / "both")
-    for words in ("fps: 30 and 25", "action, names", "front, shape", f"recording.flags: only {sources[0]}"):
+    for words in (
+        "fps: the first's is 30, the second's is 25",
+        "action, names",
+        "front, shape",
+        "flags: the second does not",
+    ):
         assert words in str(refused.value)
 
 

@@ -14,10 +14,11 @@ import pytest
 from dataset_maker import frame_number, make_dataset
 
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.export_v30 import QUANTILES, column_statistics, export, grouped
+from groot_ros.dataset.export_v30 import QUANTILES, export, grouped
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.rebuild import Piece, build
 from groot_ros.dataset.spec import ACTION, STAMP, STATE
+from groot_ros.dataset.statistics import column_statistics
 from groot_ros.dataset.video import decode_frames, image_statistics, remux, video_facts
 
 EPISODES, ROWS, FPS = 4, 12, 30
@@ -138,7 +139,7 @@ def test_the_rest_of_the_metadata_follows(source: Path, exported: Path) -> None:
 
 def test_nanoseconds_keep_their_digits() -> None:
     stamps = 1_700_000_000_000_000_000 + np.arange(5, dtype=np.int64) * 33_333_333
-    found = column_statistics(stamps)
+    found = column_statistics(stamps, QUANTILES)
     assert found["min"] == [int(stamps[0])] and found["max"] == [int(stamps[-1])]
     assert found["std"][0] == pytest.approx(33_333_333 * np.sqrt(2))
 
