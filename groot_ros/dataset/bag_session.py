@@ -163,6 +163,7 @@ class _BagConversion:
             answer = session.discard(event.stamp_ns)
             if not running:
                 return  # it was aborted here as it was there, which has been said
+            self._note(event.stamp_ns, f"as in the recording, {answer.message}")
         elif event.kind == "intervention":
             answer = session.intervention(event.on, event.stamp_ns)
         else:

@@ -28,7 +28,7 @@ from groot_ros.nodes import convert, recorder_reports
 from groot_ros.nodes.parameters import declare, read
 from groot_ros.nodes.recorder_parameters import RecorderParameters
 from groot_ros.nodes.recorder_reports import Counts, Problem, result_text
-from groot_ros.nodes.recording import Recording, make_recording
+from groot_ros.nodes.recording import Recording, make_recording, moves_robot
 from groot_ros.nodes.runtime import EXIT_USAGE, leave, request_stop, run
 from groot_ros.observation.types import Reason
 
@@ -157,7 +157,6 @@ class RecorderNode(LifecycleNode):
         if self._recording is not None and self._recording.session.state is not SessionState.IDLE:
             now_ns, root = self._now_ns(), self._recording.dataset.root
             self._recording.session.abandon(f"{why}; see `groot-ros dataset salvage {root}`", now_ns)
-            self._event(EpisodeEvent("discard", now_ns))
             self._tell_events(self._recording)
 
     def _forget(self, timeout_s: float) -> None:
@@ -221,7 +220,7 @@ class RecorderNode(LifecycleNode):
     def _on_policy(self, message: PolicyStatus) -> None:
         self._policy_heard_s = time.monotonic()
         if self._recording is not None:
-            self._mark(self._recording, by_policy=message.state != PolicyStatus.RUNNING)
+            self._mark(self._recording, by_policy=not moves_robot(message.state))
 
     def _on_task(self, message: String) -> None:
         self.set_parameters([Parameter("task", value=message.data)])
@@ -325,7 +324,9 @@ class RecorderNode(LifecycleNode):
             logger.error(event.message)
             self._counts.aborted += 1
             self._counts.last_result = event.message
-        elif event.kind == "dropped":
+            # In a bag the next start must not find it running. Its own time: the next start may have come already.
+            self._event(EpisodeEvent("discard", min(event.time_ns, self._now_ns())))
+        elif event.kind in ("dropped", "paused"):
             logger.warning(event.message)
         else:
             logger.info(event.message)

@@ -21,6 +21,7 @@ from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.writer import DatasetWriter
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.msg import PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.nodes.recorder_parameters import RecorderParameters
 from groot_ros.observation.types import Refusal
@@ -42,6 +43,11 @@ class Intervention:
     def on(self) -> bool:
         """Rows are marked."""
         return self.by_person or bool(self.by_policy)
+
+
+def moves_robot(policy_state: int) -> bool:
+    """Whether a policy in this state of ``PolicyStatus`` commands the robot; one that refuses a tick still holds it."""
+    return policy_state in (PolicyStatus.RUNNING, PolicyStatus.REFUSING)
 
 
 @dataclass

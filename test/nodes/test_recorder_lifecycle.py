@@ -12,14 +12,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from groot_ros.dataset.bag_events import EpisodeEvent
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.lock import DatasetLock
 from groot_ros.dataset.session import Session
-from groot_ros.dataset.session_types import Answer, Finished
+from groot_ros.dataset.session_types import Answer, Finished, SessionEvent
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.dataset.writer import DatasetWriter
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.msg import RecorderStatus
+from groot_ros.msg import PolicyStatus, RecorderStatus
 from groot_ros.nodes.recorder import RecorderNode
 from groot_ros.nodes.recorder_client import RecorderClient
 
@@ -150,3 +151,30 @@ def test_a_save_that_waits_for_the_disk_holds_up_nothing_and_says_what_failed(
     saving.join(WAIT_S)
     assert answers == [(False, "NOT saved: camera front: expected 3 frames, found 2")]
     assert client.wait_for(lambda status: status.last_result == answers[0][1] and status.saved == 0, WAIT_S)
+
+
+@pytest.fixture
+def opened(node: RecorderNode, slow_yaml: Path, tmp_path: Path) -> RecorderNode:
+    """A recorder beside a policy."""
+    assert configure(node, embodiment=str(slow_yaml), dataset=str(tmp_path / "data"), policy="groot_policy") is DONE
+    node.trigger_activate()
+    return node
+
+
+def test_a_policy_that_refuses_a_tick_is_no_intervention(opened: RecorderNode) -> None:
+    marked = {}
+    for state in ("RUNNING", "REFUSING", "UNCONFIGURED", "INACTIVE", "READY", "PAUSED", "STOPPED", "ERROR"):
+        opened._on_policy(PolicyStatus(state=getattr(PolicyStatus, state)))
+        marked[state] = opened.status().intervention
+    assert [state for state, on in marked.items() if not on] == ["RUNNING", "REFUSING"]
+
+
+def test_an_episode_that_ends_by_itself_is_an_event_too(opened: RecorderNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stamped when it happened: the next start may have been granted before this is told."""
+    aborted = SessionEvent(opened._now_ns() - 1_000_000, "aborted", "/front: expected ..., found ...")
+    monkeypatch.setattr(Session, "events", lambda session: [aborted])
+    told: list[EpisodeEvent] = []
+    monkeypatch.setattr(opened, "_event", told.append)
+    opened._on_tick()
+    assert told == [EpisodeEvent("discard", aborted.time_ns)]
+    assert opened.status().aborted == 1
