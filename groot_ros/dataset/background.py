@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from groot_ros.dataset.errors import DatasetError
 
+_STALE = "statistics of the dataset are not up to date"
 DEPTH = 8  # saves that may wait; each waits for a disk, so that more than two are a sign of trouble
 
 Report = TypeVar("Report")
@@ -63,7 +65,8 @@ class Committer(Generic[Report]):
 
     Args:
         target: the dataset.
-        failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed.
+        failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed, an answer that
+            nobody took.
 
     """
 
@@ -121,16 +124,16 @@ class Committer(Generic[Report]):
             outcome = self._commit(save)
             with self._lock:
                 self._episodes -= len(save.episodes)
-            save.done(outcome)
+            self._try("a save could not be answered", partial(save.done, outcome))
             if outcome.reports and self._queue.empty():
-                self._try(self._target.refresh_statistics)
-        self._try(self._target.close)
+                self._try(_STALE, self._target.refresh_statistics)
+        self._try(_STALE, self._target.close)
 
-    def _try(self, call: Callable[[], None]) -> None:
+    def _try(self, what: str, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:
-            self._failed(f"statistics of the dataset are not up to date: {_told(error)}")
+        except Exception as error:  # whoever asks later must not wait for a thread that is gone
+            self._failed(f"{what}: {_told(error)}")
 
     def _commit(self, save: _Save[Report]) -> Committed[Report]:
         staged, problems = [], []

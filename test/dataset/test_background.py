@@ -134,3 +134,17 @@ def test_the_queue_is_bounded_and_a_disk_that_hangs_does_not_hang_the_end() -> N
     target.go.set()
     assert committer.close(WAIT_S)
     assert len(target.committed) >= DEPTH
+
+
+def test_an_answer_that_nobody_takes_does_not_end_the_commits() -> None:
+    target, failed = Target(), list[str]()
+    committer: Committer[str] = Committer(target, failed.append)
+
+    def gone(outcome: Committed[str]) -> None:
+        raise RuntimeError("the context is shut down")
+
+    committer.put([(Staged("a"), {})], gone)
+    committer.put([(Staged("b"), {})], gone)
+    assert committer.close(WAIT_S)
+    assert target.committed == ["a", "b"] and target.closed
+    assert failed == ["a save could not be answered: RuntimeError: the context is shut down"] * 2
