@@ -28,6 +28,7 @@ from groot_ros.observation.types import Refusal, Rejected
 Progress = Callable[[int, float, float], None]
 
 _MOST_MESSAGES = 200  # kept per bag
+_MOST_SEGMENTS = 50  # that wait to be sealed
 _PROGRESS_S = 0.5  # of the bag, between two calls
 _ENCODER_POLL_S = 0.002
 
@@ -81,6 +82,7 @@ class _BagConversion:
         self._session: Session | None = None
         self._sources: frozenset[str] = frozenset()
         self._start_ns = self._now_ns = 0
+        self._task, self._waiting = "", 0  # of the running episode; its segments that wait to be sealed
         self._staged: list[Path] = []
         self._failures: list[str] = []
         self._messages: list[str] = []
@@ -103,6 +105,10 @@ class _BagConversion:
             while events and events[0].stamp_ns <= item.log_ns:
                 self._apply(session, events.pop(0), by_events)
             self._take(session, item)
+            if not by_events and self._waiting >= _MOST_SEGMENTS and session.state is SessionState.WAITING:
+                # What has files open ends, and the episode goes on as another one.
+                self._save(session, self._now_ns)
+                session.start(self._task, self._now_ns, wait=True)
             done_s = 1e-9 * (item.log_ns - bag.start_ns)
             if done_s >= told_s + _PROGRESS_S:
                 told_s = done_s
@@ -154,7 +160,7 @@ class _BagConversion:
         if event.kind == "start":
             if running and by_events:  # whoever granted that had none: a recorder that was killed says nothing
                 session.abandon("the recorder began another one, so it had not gone on with this", event.stamp_ns)
-            task = self._job.task or event.task or self._job.embodiment.language.default or ""
+            task = self._task = self._job.task or event.task or self._job.embodiment.language.default or ""
             # A bag may have begun only just before, and there is no second try.
             answer = session.start(task, event.stamp_ns, wait=True)
         elif event.kind == "save":
@@ -189,6 +195,8 @@ class _BagConversion:
         if session.state is SessionState.PAUSED and session.reason:  # by itself, because nothing can be written
             self._failures.append(f"not converted to its end: {session.message}")
         answer, finished = session.save(now_ns)
+        self._note_events(session)
+        self._waiting = 0
         if not answer.ok and session.state is not SessionState.IDLE:
             session.discard(now_ns)
         self._seal(finished)
@@ -219,7 +227,7 @@ class _BagConversion:
         missing = [
             f"{absolute(topic)} ({kind})"
             for source, (topic, kind) in session.sources.items()
-            if source in session.command_sources and bag.type_of(absolute(topic)) is None
+            if source not in self._job.embodiment.streams and bag.type_of(absolute(topic)) is None
         ]
         if missing:
             raise BagError(
@@ -235,6 +243,7 @@ class _BagConversion:
 
     def _note_events(self, session: Session) -> None:
         for event in session.events():
+            self._waiting += event.kind == "segment"
             if event.kind != "recording":
                 self._note(event.time_ns, event.message)
 
