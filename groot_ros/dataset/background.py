@@ -65,8 +65,8 @@ class Committer(Generic[Report]):
 
     Args:
         target: the dataset.
-        failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed, an answer that
-            nobody took.
+        failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed, or an
+            answer that nobody took.
 
     """
 

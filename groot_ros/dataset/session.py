@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from groot_ros.dataset.errors import DatasetError
@@ -26,7 +27,9 @@ from groot_ros.dataset.session_types import (
     SessionEvent,
     SessionQuality,
     SessionState,
+    clock_jumped,
     encoders_behind,
+    no_task,
     refused,
     writer_failed,
 )
@@ -37,7 +40,6 @@ from groot_ros.observation.types import Reason, Refusal
 # A tick is settled no earlier than this after its time: commands travel too.
 _EARLIEST_NS = 20_000_000
 _MOST_EVENTS = 100
-_MOST_FAILURES = 3  # segments in a row whose writer broke, until a session that splits pauses
 _RUNNING = (SessionState.WAITING, SessionState.RECORDING)
 
 
@@ -104,11 +106,6 @@ class Session:
         """
         return self._inputs.sources
 
-    @property
-    def command_sources(self) -> list[str]:
-        """The sources that are commands."""
-        return list(self._inputs.commanded.sources)
-
     def take(self, source: str, message: Any, now_ns: int) -> Refusal | None:
         """Take one message of ``source`` (a key of ``sources``) that arrived at ``now_ns``.
 
@@ -140,12 +137,7 @@ class Session:
         """The clock jumped to ``now_ns``: samples and commands are forgotten, a running segment ends by the policy."""
         before_ns = now_ns if self._now_ns is None else self._now_ns
         if self._state in _RUNNING:
-            refusal = Refusal(
-                Reason.CLOCK_JUMPED,
-                "clock",
-                f"the clock: expected it to go on, found a jump of {1e-9 * (now_ns - before_ns):+.3f} s, leave "
-                "simulated time and clock synchronisation alone while recording",
-            )
+            refusal = clock_jumped(now_ns - before_ns)
             self._episode.refused[refusal.reason.value] += 1
             if self._drop == "split":
                 self._split(before_ns, refusal)
@@ -186,8 +178,7 @@ class Session:
         if self._state is not SessionState.IDLE:
             return Answer(False, f"an episode is {self._state.value} already: save or discard it first")
         if not task:
-            text = "task: expected what is demonstrated, in words, found nothing, publish it on ~/task or set task"
-            return refused(Refusal(Reason.EMPTY_INSTRUCTION, "task", text))
+            return refused(no_task())
         refusal = None if wait else self._inputs.not_ready(now_ns)
         if refusal is not None:
             return refused(refusal)
@@ -326,12 +317,9 @@ class Session:
         found = self._inputs.at(tick_ns, at_start)
         if isinstance(found, Refusal):
             return found
-        if at_start:
-            for name, source in self._inputs.commanded.sources.items():
-                if self._episode.first_commands.get(name, tick_ns + 1) > tick_ns:
-                    keys = ", ".join(f"action.{key}" for key in source.keys)
-                    text = f"{source.topic}: waiting for the first command for {keys} since the start"
-                    return Refusal(Reason.NO_COMMAND, name, text)
+        missing = self._episode.missing_command(self._inputs.commanded.sources, tick_ns) if at_start else None
+        if missing is not None:
+            return missing
         return Tick(tick_ns, *found, self._interventions.at(tick_ns))
 
     def _wait(self, tick_ns: int, now_ns: int, refusal: Refusal) -> None:
@@ -371,14 +359,17 @@ class Session:
         self._episode.end_segment(time_ns, self._report(), refusal)
         self._grid.restart(self._grid.next_ns)
         self._enter(SessionState.WAITING, refusal.message, refusal)
-        if self._episode.failures >= _MOST_FAILURES:
-            self._give_up(time_ns, refusal)
+        enough = self._episode.enough
+        if enough:
+            self._give_up(time_ns, replace(refusal, message=f"{refusal.message}; {enough}"))
 
     def _give_up(self, time_ns: int, refusal: Refusal) -> None:
-        """There is no writer to go on with. What a session that splits has finished can still be saved."""
+        """No segment can follow. What a session that splits has finished can still be saved."""
         if self._drop == "split" and self._episode.finished:
             self._episode.release()
-            self._enter(SessionState.PAUSED, f"paused: {refusal.message}", refusal)
+            text = f"paused: {refusal.message}"
+            self._episode.note(time_ns, "paused", text)
+            self._enter(SessionState.PAUSED, text, refusal)
         else:
             self._abort(time_ns, refusal)
 
@@ -391,20 +382,7 @@ class Session:
     # --- small parts -------------------------------------------------------------------------------------------------
 
     def _report(self) -> dict[str, Any]:
-        commanded = self._inputs.commanded
-        return {
-            "drop_policy": self._drop,
-            "actions": {
-                **{key: source.topic for source in commanded.sources.values() for key in source.keys},
-                **dict.fromkeys(commanded.next_state, "next_state"),
-            },
-            "rejected_messages": {
-                name: count - self._rejected_before[name]
-                for name, count in self._inputs.rejected().items()
-                if count > self._rejected_before[name]
-            },
-            "rates_hz": {name: round(watch.rate_hz, 3) for name, watch in self._inputs.watches.items()},
-        }
+        return {"drop_policy": self._drop, **self._inputs.report(self._rejected_before)}
 
     def _no_episode(self, what: str) -> Answer:
         return Answer(False, f"no episode to {what}{': ' if self._message else ''}{self._message}")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groot_ros.dataset.commanded import Values
+from groot_ros.dataset.commanded import CommandSource, Values
 from groot_ros.dataset.segment import Segment
-from groot_ros.dataset.session_types import Finished, RowWriter, SessionEvent
+from groot_ros.dataset.session_types import EventKind, Finished, RowWriter, SessionEvent
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.observation.types import Reason, Refusal
 
+_MOST_FAILURES = 3  # segments in a row whose writer broke
+_MOST_SEGMENTS = 200
 NextStates = Callable[[Mapping[str, NDArray[np.float32]]], Values]
 
 
@@ -72,6 +74,15 @@ class Episode:
     def flagged(self) -> int:
         """Rows that repeat the one before."""
         return self._flagged + (self.segment.flagged if self.segment is not None else 0)
+
+    @property
+    def enough(self) -> str:
+        """Why no segment is to follow the finished ones; empty: one may."""
+        if self.failures >= _MOST_FAILURES:
+            return f"{self.failures} segments in a row could not be written"
+        if len(self.finished) >= _MOST_SEGMENTS:  # each has files open
+            return f"{len(self.finished)} segments wait: save the episode, and begin another one"
+        return ""
 
     def begin_segment(self, time_ns: int, from_next: NextStates | None) -> Segment:
         """The segment whose first row is at ``time_ns``. Raises: DatasetError."""
@@ -135,7 +146,16 @@ class Episode:
             self._prepared.discard()
             self._prepared = None
 
-    def note(self, time_ns: int, kind: Literal["recording", "segment", "dropped", "aborted"], message: str) -> None:
+    def missing_command(self, sources: Mapping[str, CommandSource], time_ns: int) -> Refusal | None:
+        """Which command has not come between the beginning of the episode and ``time_ns``."""
+        for name, source in sources.items():
+            if self.first_commands.get(name, time_ns + 1) > time_ns:
+                keys = ", ".join(f"action.{key}" for key in source.keys)
+                text = f"{source.topic}: waiting for the first command for {keys} since the start"
+                return Refusal(Reason.NO_COMMAND, name, text)
+        return None
+
+    def note(self, time_ns: int, kind: EventKind, message: str) -> None:
         """Add an event."""
         self._events.append(SessionEvent(time_ns, kind, message))
 

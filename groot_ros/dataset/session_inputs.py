@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from groot_ros.dataset.commanded import Commanded, Values
@@ -165,6 +166,21 @@ class SessionInputs:
             name: count.rejected + self._rejected_pictures[name] for name, count in self._assembler.counts().items()
         }
         return {**streams, **self.commanded.rejected}
+
+    def report(self, rejected_before: Mapping[str, int]) -> dict[str, Any]:
+        """For an episode's report: where its actions come from, what was refused since, and rates."""
+        return {
+            "actions": {
+                **{key: source.topic for source in self.commanded.sources.values() for key in source.keys},
+                **dict.fromkeys(self.commanded.next_state, "next_state"),
+            },
+            "rejected_messages": {
+                name: count - rejected_before[name]
+                for name, count in self.rejected().items()
+                if count > rejected_before[name]
+            },
+            "rates_hz": {name: round(watch.rate_hz, 3) for name, watch in self.watches.items()},
+        }
 
     def gaps(self) -> dict[str, int]:
         """Stream -> gaps so far."""

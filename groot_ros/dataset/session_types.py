@@ -14,6 +14,7 @@ from groot_ros.observation.images import Frame
 from groot_ros.observation.types import Reason, Refusal
 
 DropPolicy = Literal["fail", "split", "flag"]
+EventKind = Literal["recording", "segment", "dropped", "paused", "aborted"]
 DROP_POLICIES: tuple[DropPolicy, ...] = ("fail", "split", "flag")
 
 
@@ -90,13 +91,13 @@ class SessionEvent:
 
     Attributes:
         time_ns: grid time of the tick, or time of the request (ROS time).
-        kind: ``recording`` (a segment's first row), ``segment`` (it ended), ``dropped`` (it was too short) or
-            ``aborted``.
+        kind: ``recording`` (a segment's first row), ``segment`` (it ended), ``dropped`` (it was too short), ``paused``
+            (nothing more can be written) or ``aborted``.
         message: one sentence.
     """
 
     time_ns: int
-    kind: Literal["recording", "segment", "dropped", "aborted"]
+    kind: EventKind
     message: str
 
 
@@ -169,6 +170,21 @@ class SessionQuality:
 def refused(refusal: Refusal) -> Answer:
     """A request was refused."""
     return Answer(False, refusal.message, refusal)
+
+
+def no_task() -> Refusal:
+    """An episode without a task."""
+    text = "task: expected what is demonstrated, in words, found nothing, publish it on ~/task or set task"
+    return Refusal(Reason.EMPTY_INSTRUCTION, "task", text)
+
+
+def clock_jumped(step_ns: int) -> Refusal:
+    """The clock went on by ``step_ns`` at once, or back."""
+    text = (
+        f"the clock: expected it to go on, found a jump of {1e-9 * step_ns:+.3f} s, leave simulated time and clock "
+        "synchronisation alone while recording"
+    )
+    return Refusal(Reason.CLOCK_JUMPED, "clock", text)
 
 
 def writer_failed(problem: str) -> Refusal:

@@ -184,6 +184,20 @@ def test_a_disk_that_ends_the_conversion_is_an_error(tmp_path: Path, monkeypatch
     assert len(outcome.episodes) == 1
 
 
+def test_many_gaps_are_saved_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same episodes."""
+    sent = [item for item in PLAIN if item.source != "front" or not 0.4 <= (item.stamp_ns - T0) / S % 0.8 < 0.55]
+    bag = write_bag(tmp_path / "bag", sent, robot())
+    rows = []
+    for most in (50, 1):
+        monkeypatch.setattr(bag_session, "_MOST_SEGMENTS", most)
+        result = to_dataset([bag], tmp_path / f"data{most}", robot(), min_rows=3)
+        assert result.ok
+        rows.append([episode.rows for episode in result.episodes])
+    assert rows[0] == rows[1]
+    assert len(rows[0]) >= 3
+
+
 def test_a_folder_that_was_there_stays_with_what_was_in_it(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     assert not to_dataset([tmp_path / "missing"], tmp_path / "data", robot()).ok

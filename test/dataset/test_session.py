@@ -205,6 +205,21 @@ def test_no_episode_starts(sent: list[Sent], reason: Reason, message: str) -> No
     assert not desk.writers
 
 
+def test_a_second_publisher_on_another_clock_is_named() -> None:
+    """Its messages are refused one by one; those of the first one are not forgotten for them."""
+    desk = Desk()
+    second = [
+        Sent(i.arrived_ns + 1, i.source, demo.joint_state(i.stamp_ns - 50 * S, {"a": 0.0, "b": 0.0}), 0, 0)
+        for i in PLAIN
+        if i.source == "joints"
+    ]
+    desk.give(sorted([*PLAIN, *second], key=lambda item: item.arrived_ns))
+    answer = desk.session.start(demo.TASK, desk.now_ns)
+    assert answer.refusal is not None
+    assert answer.refusal.reason is Reason.OUT_OF_ORDER
+    assert "check for a second publisher" in answer.message
+
+
 def test_a_start_that_waits_for_its_streams() -> None:
     desk = Desk()
     assert desk.session.start(demo.TASK, T0, wait=True).ok

@@ -25,6 +25,7 @@ from demonstration import (
     wrist_in_another_size,
 )
 
+from groot_ros.dataset import session_episode
 from groot_ros.dataset.session_types import SessionState
 from groot_ros.dataset.spec import FLAG_REPEATED
 from groot_ros.observation.types import Reason
@@ -205,21 +206,6 @@ def test_a_driver_that_starts_anew_on_an_older_clock_needs_no_new_recorder() -> 
     assert answer.refusal.reason is Reason.STALE  # on its own clock it is old, and that is said
 
 
-def test_a_second_publisher_on_another_clock_is_named() -> None:
-    """Its messages are refused one by one; those of the first one are not forgotten for them."""
-    desk = Desk()
-    second = [
-        Sent(i.arrived_ns + 1, i.source, demo.joint_state(i.stamp_ns - 50 * S, {"a": 0.0, "b": 0.0}), 0, 0)
-        for i in PLAIN
-        if i.source == "joints"
-    ]
-    desk.give(sorted([*PLAIN, *second], key=lambda item: item.arrived_ns))
-    answer = desk.session.start(demo.TASK, desk.now_ns)
-    assert answer.refusal is not None
-    assert answer.refusal.reason is Reason.OUT_OF_ORDER
-    assert "check for a second publisher" in answer.message
-
-
 # --- drop policies ---------------------------------------------------------------------------------------------------
 
 
@@ -340,10 +326,23 @@ def test_split_pauses_when_writers_go_on_failing() -> None:
         desk.give([item])
     assert desk.session.state is SessionState.PAUSED
     assert "/front: the encoder failed" in desk.session.message
+    assert [event.message for event in desk.session.events() if event.kind == "paused"] == [desk.session.message]
     assert len(desk.writers) == 4  # one is whole, three failed
     answer, finished = desk.session.save(desk.now_ns)
     assert answer.ok
     assert [each.writer for each in finished] == [desk.writers[0]]
+
+
+def test_an_episode_has_no_end_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_episode, "_MOST_SEGMENTS", 2)
+    desk = Desk(drop="split", min_rows=2)
+    sent = demonstration(4.0)
+    for k in range(4):
+        sent = without(sent, "front", 1.5 + 0.6 * k, 1.65 + 0.6 * k)
+    desk.play(sent)
+    assert desk.session.state is SessionState.PAUSED
+    assert "2 segments wait: save the episode" in desk.session.message
+    assert len(desk.session.save(desk.now_ns)[1]) == 2
 
 
 # --- pauses and interventions ----------------------------------------------------------------------------------------
