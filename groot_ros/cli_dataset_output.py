@@ -41,10 +41,12 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def note(line: str) -> None:
+    """One line on stderr, as it is."""
     console.print(line, markup=False, soft_wrap=True)
 
 
 def tell_json(content: Any) -> None:
+    """JSON on stdout. Raises: ValueError (a number is not finite)."""
     typer.echo(json.dumps(content, indent=1, allow_nan=False))
 
 
@@ -67,6 +69,7 @@ def tell_conversion(result: Conversion) -> None:
 
 
 def tell_built(built: list[Built], as_json: bool) -> None:
+    """A row per dataset and what to know of it; their folders, or ``as_json``, on stdout."""
     from rich.table import Table
 
     table = Table("dataset", "episodes", "rows", "tasks")

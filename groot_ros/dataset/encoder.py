@@ -5,6 +5,7 @@ The file is a Matroska whose every packet is flushed, so that a killed recorder 
 
 from __future__ import annotations
 
+import errno
 import functools
 import threading
 from collections import deque
@@ -334,4 +335,4 @@ def problem_of(codec: str, height: int, width: int) -> str | None:
 
 def _explained(error: Exception) -> str:
     what = f"{type(error).__name__}: {error}"
-    return f"{what}: free disk space" if getattr(error, "errno", None) == 28 else what
+    return f"{what}: free disk space" if getattr(error, "errno", None) == errno.ENOSPC else what

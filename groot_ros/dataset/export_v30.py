@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from groot_ros.dataset import durable, paths
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.image_statistics import ImageStatistics
-from groot_ros.dataset.read import Dataset, as_array
+from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.rebuild import Built, Progress, new_folder, number_columns, write_new
 from groot_ros.dataset.spec import EPISODE_INDEX, INDEX
 from groot_ros.dataset.statistics import column_statistics
@@ -163,7 +163,7 @@ def _episode_row(
 ) -> Row:
     """A row of meta/episodes; adds the episode's numbers to ``columns``."""
     statistics = {}
-    for name, values in number_columns(source, table).items():
+    for name, values in number_columns(source, episode, table).items():
         columns.setdefault(name, []).append(values)
         statistics[name] = column_statistics(values, QUANTILES)
     return {
@@ -188,7 +188,7 @@ def _sound_table(source: Dataset, episode: int, first: int) -> pa.Table:
     if unknown:
         raise DatasetError(f"{where}: expected the columns of info.json, found {', '.join(unknown)} too: {mend}")
     for name, expected in ((INDEX, first + np.arange(length)), (EPISODE_INDEX, np.full(length, episode))):
-        found = as_array(table.column(name))
+        found = source.arrays(episode, [name], table)[name]
         if not np.array_equal(found, expected):
             wrong = int(np.flatnonzero(found != expected)[0])
             raise DatasetError(

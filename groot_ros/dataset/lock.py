@@ -34,6 +34,9 @@ class DatasetLock:
             raise unwritable(root, error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._descriptor), path.stat()):
+                os.close(self._descriptor)
+                raise DatasetError(f"{root}: expected the dataset to stay, found it replaced meanwhile: try again")
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, _holder(), 0)
         except OSError as error:

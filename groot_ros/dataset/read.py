@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 VERSIONS = ("v2.0", "v2.1")
+_DO = "`groot-ros dataset repair` tells what can be mended"
+_MISSING = f"expected a file of a LeRobot v2.1 dataset, found none: name a dataset's folder; {_DO}"
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,12 @@ class Dataset:
     @property
     def fps(self) -> int:
         """Rows and frames per second."""
-        return int(self._said("fps"))
+        return int(self._said("fps", int | float))
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
         """Feature -> dtype, shape, names."""
-        return dict(self._said("features"))
+        return dict(self._said("features", dict))
 
     @property
     def video_keys(self) -> list[str]:
@@ -71,9 +74,9 @@ class Dataset:
         """All episodes in the order of the file."""
         return [
             EpisodeEntry(
-                int(_member(line, "episode_index", where)),
-                tuple(map(str, _member(line, "tasks", where))),
-                int(_member(line, "length", where)),
+                _member(line, "episode_index", where, int),
+                tuple(map(str, _member(line, "tasks", where, list))),
+                _member(line, "length", where, int),
             )
             for where, line in read_lines(self.root, paths.EPISODES)
         ]
@@ -82,7 +85,7 @@ class Dataset:
     def tasks(self) -> dict[int, str]:
         """Task index -> text."""
         return {
-            int(_member(line, "task_index", where)): str(_member(line, "task", where))
+            _member(line, "task_index", where, int): _member(line, "task", where, str)
             for where, line in read_lines(self.root, paths.TASKS)
         }
 
@@ -90,7 +93,7 @@ class Dataset:
     def episodes_stats(self) -> dict[int, dict[str, Any]]:
         """Episode -> feature -> statistics."""
         return {
-            int(_member(line, "episode_index", where)): dict(_member(line, "stats", where))
+            _member(line, "episode_index", where, int): _member(line, "stats", where, dict)
             for where, line in read_lines(self.root, paths.EPISODES_STATS)
         }
 
@@ -105,26 +108,38 @@ class Dataset:
         return read_json(self.root, paths.STATS)
 
     def table(self, episode: int, columns: list[str] | None = None) -> pyarrow.Table:
-        """Rows of an episode; all columns, or those named."""
+        """Rows of an episode; all columns, or of those named the ones that there are."""
         import pyarrow
         from pyarrow import parquet
 
-        path = self.root / self._path("data_path", episode)
+        path = self.data(episode)
         if not path.is_file():
-            raise DatasetError(f"{path}: expected the rows of episode {episode}, found no such file")
+            raise DatasetError(f"{path}: expected the rows of episode {episode}, found no such file: {_DO}")
         try:
-            return parquet.read_table(path, columns=columns, partitioning=None)
+            with parquet.ParquetFile(path) as file:
+                return file.read(columns)
         except (pyarrow.ArrowException, OSError) as error:
             raise DatasetError(
-                f"{path}: expected a parquet file with the rows of episode {episode}: {error}"
+                f"{path}: expected a parquet file with the rows of episode {episode}, found {error}: {_DO}"
             ) from error
 
     def column(self, episode: int, name: str) -> NDArray[Any]:
         """One column: [rows], or [rows, D] of a vector."""
-        table = self.table(episode, [name])
-        if name not in table.column_names:
-            raise DatasetError(f"{self.root / self._path('data_path', episode)}: expected a column {name}, found none")
-        return as_array(table.column(name))
+        return self.arrays(episode, [name])[name]
+
+    def arrays(self, episode: int, names: Sequence[str], table: pyarrow.Table | None = None) -> dict[str, NDArray[Any]]:
+        """Columns of an episode: [rows], or [rows, D] of vectors; from ``table``, which is read if left out."""
+        table = self.table(episode, list(names)) if table is None else table
+        found = {}
+        for name in names:
+            where = f"{self.data(episode)}: {name}"
+            if name not in table.column_names:
+                raise DatasetError(f"{where}: expected such a column, found none: {_DO}")
+            try:
+                found[name] = as_array(table.column(name))
+            except DatasetError as error:
+                raise DatasetError(f"{where}: {error}: {_DO}") from error
+        return found
 
     def video(self, episode: int, feature: str) -> Path:
         """Where the video of an episode is; it may be missing."""
@@ -140,15 +155,15 @@ class Dataset:
         return read_json(self.root, path) if (self.root / path).exists() else None
 
     def _path(self, pattern: str, episode: int, feature: str = "") -> str:
-        chunk = episode // int(self._said("chunks_size"))
-        text = str(self._said(pattern))
+        chunk = episode // self._said("chunks_size", int)
+        text = self._said(pattern, str)
         try:
             return text.format(episode_chunk=chunk, episode_index=episode, video_key=feature)
         except (KeyError, IndexError, ValueError) as error:
-            raise DatasetError(f"{self.root / paths.INFO}: {pattern}: cannot be filled in: {text!r}") from error
+            raise DatasetError(f"{self.root / paths.INFO}: {pattern}: cannot be filled in: {text!r}: {_DO}") from error
 
-    def _said(self, key: str) -> Any:
-        return _member(self.info, key, str(self.root / paths.INFO))
+    def _said(self, key: str, kind: type | UnionType) -> Any:
+        return _member(self.info, key, str(self.root / paths.INFO), kind)
 
 
 def as_array(column: pyarrow.ChunkedArray) -> NDArray[Any]:
@@ -180,11 +195,11 @@ def read_json(root: Path, name: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: expected a file of a LeRobot v2.1 dataset, found none") from error
+        raise DatasetError(f"{path}: {_MISSING}") from error
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected a JSON object: {error}") from error
+        raise DatasetError(f"{path}: expected a JSON object, found {error}: {_DO}") from error
     if not isinstance(value, dict):
-        raise DatasetError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise DatasetError(f"{path}: expected a JSON object, found {type(value).__name__}: {_DO}")
     return value
 
 
@@ -194,21 +209,24 @@ def read_lines(root: Path, name: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: expected a file of a LeRobot v2.1 dataset, found none") from error
+        raise DatasetError(f"{path}: {_MISSING}") from error
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
+        raise DatasetError(f"{path}: expected lines of text, found {error}: {_DO}") from error
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise DatasetError(f"{where}: expected a JSON object per line, found {line[:60]!r}: {error}") from error
+            raise DatasetError(f"{where}: expected a JSON object, found {line[:60]!r} ({error}): {_DO}") from error
         if not isinstance(value, dict):
-            raise DatasetError(f"{where}: expected a JSON object, found {type(value).__name__}")
+            raise DatasetError(f"{where}: expected a JSON object, found {type(value).__name__}: {_DO}")
         yield where, value
 
 
-def _member(line: dict[str, Any], key: str, where: str) -> Any:
+def _member(line: dict[str, Any], key: str, where: str, kind: type | UnionType) -> Any:
     if key not in line:
-        raise DatasetError(f"{where}: expected a member {key!r}, found {', '.join(line) or 'none'}")
+        raise DatasetError(f"{where}: expected a member {key!r}, found {', '.join(line) or 'none'}: {_DO}")
+    if not isinstance(line[key], kind):
+        expected = getattr(kind, "__name__", str(kind))
+        raise DatasetError(f"{where}: {key}: expected {expected}, found {line[key]!r}: {_DO}")
     return line[key]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from groot_ros.dataset import durable, paths
 from groot_ros.dataset.columns import Columns, write_parquet
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.read import Dataset, as_array, read_lines
+from groot_ros.dataset.read import Dataset, read_lines
 from groot_ros.dataset.recovery import staged_episodes
 from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, STAMP, TASK_INDEX, differences, totals
 from groot_ros.dataset.statistics import episode_statistics, refresh
@@ -192,7 +192,8 @@ class _Builder:
         line = dict(self._lines[id(source)].get(piece.episode) or {})
         if not line:
             raise DatasetError(
-                f"{source.root / paths.EPISODES}: expected a line for episode {piece.episode}, found none"
+                f"{source.root / paths.EPISODES}: expected a line for episode {piece.episode}, found none: run "
+                "`groot-ros dataset repair`"
             )
         table = source.table(piece.episode)
         if piece.rows is None and table.num_rows != line["length"]:
@@ -230,7 +231,7 @@ class _Builder:
         for name in task_columns(piece.source):
             if name not in table.column_names:
                 continue
-            old, inverse = np.unique(as_array(table.column(name)), return_inverse=True)
+            old, inverse = np.unique(piece.source.arrays(piece.episode, [name], table)[name], return_inverse=True)
             new = [self._task(piece, name, int(index)) for index in old]
             changed[name] = np.array(new, dtype=np.int64)[inverse]
         return changed
@@ -239,13 +240,17 @@ class _Builder:
         texts = piece.source.tasks
         if index not in texts:
             raise DatasetError(
-                f"{piece.source.data(piece.episode)}: {column}: expected an index of tasks.jsonl, found {index}"
+                f"{piece.source.data(piece.episode)}: {column}: expected an index of tasks.jsonl, found {index}: run "
+                "`groot-ros dataset repair`"
             )
         return self._tasks.setdefault(texts[index], len(self._tasks))
 
     def _video(self, video: Path, target: Path, piece: Piece) -> None:
         if not video.is_file():
-            raise DatasetError(f"{video}: expected the video of episode {piece.episode}, found no such file")
+            raise DatasetError(
+                f"{video}: expected the video of episode {piece.episode}, found no such file: restore it from a "
+                "copy, or leave the episode out with `groot-ros dataset delete-episodes`"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         if piece.rows is not None and count_frames(video) != piece.rows:
             remux([video], target, piece.source.fps, piece.rows)
@@ -282,7 +287,7 @@ class _Builder:
         known = piece.source.episodes_stats.get(piece.episode)
         if known is not None and piece.rows is None:
             return {**known, **episode_statistics({name: changed[name] for name in changed if name in known}, {})}
-        return statistics_of(piece.source, piece.episode, number_columns(piece.source, table))
+        return statistics_of(piece.source, piece.episode, number_columns(piece.source, piece.episode, table))
 
     def _info(self) -> dict[str, Any]:
         """info.json of the first source, with this dataset's totals and places."""
@@ -313,11 +318,14 @@ class _Builder:
         self._built.notes.append(f"not carried over from {source.root.name}: {what}")
 
 
-def number_columns(source: Dataset, table: pyarrow.Table) -> Columns:
-    """Columns [N] or [N, D] of a table that are numbers of a feature; not texts, nor pictures within the rows."""
+def number_columns(source: Dataset, episode: int, table: pyarrow.Table) -> Columns:
+    """Columns [N] or [N, D] of an episode that are numbers of a feature; not texts, nor pictures within the rows.
+
+    Raises: DatasetError when a value is missing or lists are not equally long.
+    """
     features, no_numbers = source.features, (None, "string", "image")
     names = [name for name in table.column_names if features.get(name, {}).get("dtype") not in no_numbers]
-    return {name: as_array(table.column(name)) for name in names}
+    return source.arrays(episode, names, table)
 
 
 def statistics_of(

@@ -72,10 +72,11 @@ def repair(
 
     Raises:
         DatasetError: no dataset, another program writes it, or info.json is damaged and no robot is given.
+        OSError: the disk; to be tried again.
     """
     root = root.expanduser().resolve()
     if not (root / paths.META).is_dir():
-        raise DatasetError(f"{root}: expected a dataset's folder with {paths.META} in it, found none")
+        raise DatasetError(f"{root}: expected a dataset's folder with {paths.META} in it, found none: name another")
     with DatasetLock(root):
         result = Repair(root, applied=apply)
         if (root / RECORD).exists():
@@ -140,7 +141,7 @@ class _Work:
             self._result.notes.append(f"the metadata as they were are in {backup.name}")
         for episode in self._stale:
             files, stats = self._draft.files, self._draft.stats
-            columns = number_columns(files, files.table(episode))
+            columns = number_columns(files, episode, files.table(episode))
             stats[episode] = statistics_of(files, episode, columns, well_formed_images(files, stats.get(episode)))
         for name, content in self._writes.items():
             durable.write_file(self._root / name, content(), staging / f"{name.name}.tmp")
@@ -304,7 +305,7 @@ class _Work:
             self._result.mends.append(f"{name}: it belongs to no episode: moved to {paths.STAGING}")
 
     def _look_at_statistics(self) -> None:
-        draft = self._draft
+        draft, files = self._draft, self._draft.files
         episodes = [episode for episode in draft.episodes if episode not in self._cuts]  # a cut computes them anew
         if draft.has_stats:
             strange = sorted(set(draft.stats) - set(draft.episodes))
@@ -316,7 +317,7 @@ class _Work:
                 episode
                 for episode in episodes
                 if not is_episode_statistics(
-                    draft.files, number_columns(draft.files, draft.files.table(episode)), draft.stats.get(episode)
+                    files, number_columns(files, episode, files.table(episode)), draft.stats.get(episode)
                 )
             ]
             if self._stale:
@@ -326,7 +327,7 @@ class _Work:
         except DatasetError:
             said, problem = {}, self._damage(paths.STATS)
         try:
-            right = is_statistics(draft.files, list(draft.episodes), said)
+            right = is_statistics(files, list(draft.episodes), said)
         except DatasetError as error:
             self._result.refused.append(str(error))
             return

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.dataset import durable, paths
-from groot_ros.dataset.read import Dataset, as_array
+from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, TASK_INDEX
 from groot_ros.dataset.video import count_frames
 
@@ -41,7 +41,7 @@ class Lines:
     missing: bool = False
 
 
-def read_lines(root: Path, name: Path) -> Lines:
+def readable_lines(root: Path, name: Path) -> Lines:
     """Read what can be read of a jsonl file. Raises: OSError."""
     found = Lines()
     try:
@@ -106,12 +106,13 @@ class EpisodeFacts:
     def read(cls, files: Dataset, episode: int) -> EpisodeFacts:
         """Read rows and videos. Raises: DatasetError when one is missing or cannot be read."""
         names = [FRAME_INDEX, EPISODE_INDEX, INDEX]
-        table = files.table(episode, [*names, TASK_INDEX])
+        counters = files.arrays(episode, [*names, TASK_INDEX])
+        tasks = set(counters.pop(TASK_INDEX).tolist())
         return cls(
-            rows=table.num_rows,
+            rows=len(counters[INDEX]),
             frames={feature: count_frames(files.video(episode, feature)) for feature in files.video_keys},
-            tasks=set(as_array(table.column(TASK_INDEX)).tolist()),
-            counters={name: as_array(table.column(name)) for name in names},
+            tasks=tasks,
+            counters=counters,
         )
 
     @property
@@ -155,7 +156,7 @@ class Draft:
         names = [paths.EPISODES, paths.TASKS]
         # LeRobot v2.0 has no statistics per episode.
         names += [paths.EPISODES_STATS] if info["codebase_version"] != "v2.0" else []
-        lines = {name: read_lines(root, name) for name in names}
+        lines = {name: readable_lines(root, name) for name in names}
         self._lost, self._missing = lines[paths.EPISODES].lost, lines[paths.EPISODES].missing
         self.episodes = lines[paths.EPISODES].entries
         self.tasks = {index: str(line["task"]) for index, line in lines[paths.TASKS].entries.items()}

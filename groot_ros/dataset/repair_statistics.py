@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.dataset.check.statistics import TOLERANCES
-from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.read import Dataset, as_array
-from groot_ros.dataset.statistics import episode_statistics, vector_statistics
+from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.statistics import episode_statistics, row_statistics
 
 _IMAGE_NAMES = ("min", "max", "mean", "std")
 
@@ -23,18 +22,8 @@ def is_statistics(files: Dataset, episodes: Sequence[int], said: Any) -> bool:
     """
     if not isinstance(said, dict) or any(not isinstance(row, dict) or "count" in row for row in said.values()):
         return False
-    names = [name for name, feature in files.features.items() if str(feature["dtype"]).startswith("float")]
-    tables = [files.table(episode, names) for episode in episodes]
-    for name in names:
-        values = np.concatenate([as_array(table.column(name)) for table in tables])
-        if not np.isfinite(values).all():
-            raise DatasetError(
-                f"{files.root}: expected finite numbers in {name}, found NaN or infinity: `groot-ros dataset check` "
-                "names the episode, `delete-episodes` removes it"
-            )
-        if name not in said or not _agree(said[name], vector_statistics(values)):
-            return False
-    return True
+    right = row_statistics(files, episodes)
+    return all(name in said and _agree(said[name], row) for name, row in right.items())
 
 
 def is_episode_statistics(files: Dataset, columns: Mapping[str, NDArray[Any]], said: Any) -> bool:

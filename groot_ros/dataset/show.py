@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset, EpisodeEntry
-from groot_ros.dataset.show_view import Curve, EpisodeView, Span, Strip, spans
-from groot_ros.dataset.spec import ACTION, FLAGS, INTERVENTION, STATE
+from groot_ros.dataset.show_view import Curve, EpisodeView, Strip, spans
+from groot_ros.dataset.spec import ACTION, FLAGS, IMAGES, INTERVENTION, STATE
 from groot_ros.dataset.video import count_frames, decode_frames
 from groot_ros.embodiment.load import available_embodiments, load_embodiment
 
@@ -119,7 +119,7 @@ def _view(dataset: Dataset, entry: EpisodeEntry, pictures: int, units: Units) ->
 
 def _strip(dataset: Dataset, entry: EpisodeEntry, feature: str, pictures: int) -> Strip:
     path = dataset.video(entry.index, feature)
-    name = feature.removeprefix("observation.images.")
+    name = feature.removeprefix(f"{IMAGES}.")
     try:
         count = count_frames(path)
         indices = sorted({round(i) for i in np.linspace(0, max(count - 1, 0), min(pictures, max(count, 1)))})
@@ -162,6 +162,3 @@ def _units(dataset: Dataset) -> Units:
         for key, entry in entries.items()
         for name in entry.names
     }
-
-
-__all__ = ["show", "Curve", "EpisodeView", "Span", "Strip"]

@@ -75,7 +75,10 @@ def check_rows(path: Path, spec: DatasetSpec, rows: NDArray[np.void]) -> None:
         if len(bad):
             row, column = bad[0]
             value = rows[field][row, column]
-            raise DatasetError(f"{path}: row {row}: expected finite numbers, found {value} in {field} {names[column]}")
+            raise DatasetError(
+                f"{path}: row {row}: expected finite numbers, found {value} in {field} {names[column]}: correct what "
+                "publishes it"
+            )
     grid = np.arange(len(rows), dtype=np.int64) * 1_000_000_000 // spec.fps
     # The first row need not be the first of the grid, so that a step may be rounded the other way.
     off = np.flatnonzero(np.abs(rows["stamp_ns"] - rows["stamp_ns"][0] - grid) > 1)
@@ -145,7 +148,7 @@ def read_sealed(path: Path) -> SealedEpisode:
                 )
         return SealedEpisode(path, spec, rows, content["images"], found)
     except (KeyError, TypeError, OSError) as error:
-        raise DatasetError(f"{path}: expected a sealed episode, found {error}") from error
+        raise DatasetError(f"{path}: expected a sealed episode, found {error}: record again") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

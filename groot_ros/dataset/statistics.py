@@ -5,7 +5,7 @@ LeRobot means the quantiles of the episodes, which is another number, so nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from groot_ros.dataset import durable, paths
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.read import Dataset, as_array, read_json
+from groot_ros.dataset.read import Dataset, read_json
 
 # How many episodes and rows stats.json was made from. Not in stats.json: GR00T N1.5 slices all that is in there.
 BASIS = paths.REPORTS / "statistics.json"
@@ -74,12 +74,19 @@ def dataset_statistics(root: Path) -> dict[str, Any]:
         DatasetError: info.json or a parquet file is missing or broken, or holds numbers that are not finite.
     """
     dataset = Dataset(root)
+    return row_statistics(dataset, range(dataset.info["total_episodes"]))
+
+
+def row_statistics(dataset: Dataset, episodes: Iterable[int]) -> dict[str, Any]:
+    """``vector_statistics`` of every float feature that is no video, over the rows of these episodes.
+
+    Raises:
+        DatasetError: a parquet file is missing or broken, or holds numbers that are not finite.
+    """
     names = [name for name, feature in dataset.features.items() if str(feature["dtype"]).startswith("float")]
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    for episode in range(int(dataset.info["total_episodes"])):
-        table = dataset.table(episode, names)
-        for name in names:
-            values = as_array(table.column(name))
+    for episode in episodes:
+        for name, values in dataset.arrays(episode, names).items():
             if not np.isfinite(values).all():
                 raise DatasetError(
                     f"{dataset.data(episode)}: expected finite numbers in {name}, found NaN or infinity: delete "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -265,9 +266,22 @@ def test_datasets_of_two_robots_are_not_merged(copy: Path, sources: tuple[Path, 
         assert words in str(refused.value)
 
 
-def test_a_dataset_that_is_written_or_in_a_commit_is_left_alone(copy: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_is_written_or_in_a_commit_is_left_alone(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with DatasetLock(copy), pytest.raises(DatasetError, match="expected no other writer"):
         edit.delete_episodes(copy, [0], None, in_place=True)
+    real = fcntl.flock
+
+    def replaced(descriptor: int, operation: int) -> None:
+        (copy / paths.LOCK).unlink()
+        (copy / paths.LOCK).touch()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with pytest.raises(DatasetError, match="found it replaced meanwhile: try again"):
+        DatasetLock(copy)
+    monkeypatch.undo()
     (copy / RECORD).write_text("{}")
     with pytest.raises(DatasetError, match=r"COMMIT.json: expected no commit under way.*repair --apply"):
         edit.merge([copy], tmp_path / "target")

@@ -93,5 +93,5 @@ def test_not_finite_and_missing_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"episode_000000.parquet: expected finite numbers in timestamp"):
         statistics.refresh(root)
     pq.write_table(table.drop_columns(["action"]), path)
-    with pytest.raises(DatasetError, match=r"episode_000000.parquet: expected .*action"):
+    with pytest.raises(DatasetError, match=r"episode_000000.parquet: action: expected such a column"):
         statistics.refresh(root)
