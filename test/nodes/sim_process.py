@@ -46,10 +46,10 @@ class NodeProcess:
         self.process.wait()
         self._reader.join()
 
-    def wait_for(self, text: str) -> None:
-        """Until a printed line contains ``text``."""
+    def wait_for(self, text: str, after: int = 0) -> None:
+        """Until a printed line contains ``text``, not counting the first ``after`` characters of ``output``."""
         deadline = time.monotonic() + WAIT_S
-        while text not in self.output:
+        while text not in self.output[after:]:
             line = self._lines.get(timeout=max(0.1, deadline - time.monotonic()))
             assert line is not None, f"ended without printing {text!r}:\n{self.output}"
             self.output += line

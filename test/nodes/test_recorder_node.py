@@ -51,7 +51,7 @@ class Rig:
 
     def wait(self, condition: object, what: str) -> RecorderStatus:
         """The first status for which ``condition`` holds."""
-        assert self.client.wait_for(condition, WAIT_S), f"{what}; {self.client.status}"
+        assert self.client.wait_for(condition, WAIT_S), f"{what}; {self.client.status}; {self.keys.output}"
         return self.client.status
 
     def kinds(self) -> list[str]:
@@ -164,19 +164,22 @@ def test_an_episode_by_services_is_durable_when_the_save_is_answered(rig: Rig, s
 def test_an_episode_by_joystick_has_a_pause_and_a_discarded_one_is_gone(rig: Rig, sim: NodeProcess) -> None:
     joystick = rig.listener.publisher(Joy, "/joy")
 
-    def press(*buttons: int) -> None:
-        for held in ((), buttons, ()):
-            joystick.publish(Joy(buttons=[int(number in held) for number in range(4)]))
+    def press(button: int, shown: str = "") -> None:
+        """Press and let go; ``shown``: what record_keys then says, by which it also knows the state for the next."""
+        before = len(rig.keys.output)
+        for held in (None, button, None):
+            joystick.publish(Joy(buttons=[int(number == held) for number in range(4)]))
+        if shown:
+            rig.keys.wait_for(shown, before)
 
-    press(START)
+    rig.keys.wait_for("saved episode 0")  # what comes after it is of this test
+    press(START, "WAITING |")
     start_recording(rig, 3)
-    press(DISCARD)
-    rig.keys.wait_for("discard_episode: ")
-    press(START)
+    press(DISCARD, "IDLE |")
+    press(START, "WAITING |")
     start_recording(rig, 10)
-    press(PAUSE)
-    rig.keys.wait_for("pause: paused")
-    press(PAUSE)
+    press(PAUSE, "PAUSED |")
+    press(PAUSE, "RECORDING |")
     before = rig.wait(lambda status: status.segments == 2, "the second segment").rows
     press(INTERVENE)
     rig.wait(lambda status: status.rows >= before + 11, "more rows")
