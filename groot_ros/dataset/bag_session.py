@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from groot_ros.bags.read import Bag, BagMessage
 from groot_ros.bags.replay import MAX_CLOCK_DIFFERENCE_NS
 from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError, absolute
+from groot_ros.dataset import staged
 from groot_ros.dataset.bag_events import STRING, EpisodeEvent, read_events
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.session import Session
@@ -70,6 +71,9 @@ def convert_bag(job: BagJob, progress: Progress) -> SealedBag:
     except (BagError, DatasetError) as failure:
         error = str(failure)
         conversion.leave(error)
+    except BaseException:  # stopped by a person, or by a bug: nobody hears of its episodes any more
+        conversion.remove()
+        raise
     return conversion.sealed(error)
 
 
@@ -123,6 +127,13 @@ class _BagConversion:
         if self._session is not None:
             self._session.abandon(why, self._now_ns)
             self._note_events(self._session)
+
+    def remove(self) -> None:
+        """Of what is not in the dataset: the bag still has it."""
+        if self._session is not None:
+            self._session.discard(self._now_ns)
+        for path in self._staged:
+            staged.remove(path)
 
     def sealed(self, error: str) -> SealedBag:
         """For the process that commits."""

@@ -198,6 +198,19 @@ def test_many_gaps_are_saved_bit_by_bit(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(rows[0]) >= 3
 
 
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [event("start", T0 + S // 2), event("save", T0 + S), event("start", T0 + S + 1)]
+    bag = write_bag(tmp_path / "bag", PLAIN, robot(), more=told)
+
+    def stop(number: int, done_s: float, total_s: float) -> None:
+        if done_s > 1.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        to_dataset([bag], tmp_path / "data", robot(), progress=stop)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_folder_that_was_there_stays_with_what_was_in_it(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     assert not to_dataset([tmp_path / "missing"], tmp_path / "data", robot()).ok
