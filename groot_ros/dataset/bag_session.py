@@ -196,6 +196,8 @@ class _BagConversion:
         elif session.state is SessionState.IDLE:
             self._failures.append(f"not converted to its end: {session.message}")
         else:
+            if session.state is SessionState.WAITING:
+                self._note(self._now_ns, f"no more rows until the end of the bag: {session.message}")
             answer = self._save(session, self._now_ns)
             if not answer.ok:
                 self._note(self._now_ns, answer.message)

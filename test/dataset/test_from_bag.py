@@ -184,6 +184,14 @@ def test_a_disk_that_ends_the_conversion_is_an_error(tmp_path: Path, monkeypatch
     assert len(outcome.episodes) == 1
 
 
+def test_streams_that_never_come_back_are_named(tmp_path: Path) -> None:
+    sent = [item for item in PLAIN if item.source != "wrist" or item.stamp_ns < T0 + 3 * S // 2]
+    bag = write_bag(tmp_path / "bag", sent, robot())
+    (outcome,) = to_dataset([bag], tmp_path / "data", robot(), min_rows=5).bags
+    assert len(outcome.episodes) == 1
+    assert "no more rows until the end of the bag: /wrist: expected a sample at most 0.1 s old" in outcome.messages[-1]
+
+
 def test_many_gaps_are_saved_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same episodes."""
     sent = [item for item in PLAIN if item.source != "front" or not 0.4 <= (item.stamp_ns - T0) / S % 0.8 < 0.55]
