@@ -110,7 +110,7 @@ class CameraEncoder:
         self.statistics = ImageStatistics()
         self._size, self._fps, self._depth, self._topic = (width, height), fps, depth, camera.topic
         self._codec = choose_codec(codec, height, width)
-        self._maker = PictureMaker(name, camera)
+        self._camera = camera
         self._last: Frame | None = None  # what was put in last
         # Guarded by the condition. The repeats are of the picture that the thread took out last.
         self._changed = threading.Condition()
@@ -196,6 +196,9 @@ class CameraEncoder:
         with self._changed:
             self._closing = True
             self._aborted |= aborted
+            self._last = None  # it may be long until the episode is sealed: no picture is held until then
+            if aborted:
+                self._queue.clear()
             self._changed.notify()
 
     def _fail(self, what: str, state: str = "failed") -> None:
@@ -224,13 +227,13 @@ class CameraEncoder:
 
     def _encode(self, file: _VideoFile) -> int:
         """Until the end: pictures handed to the codec."""
-        total = 0
+        total, maker = 0, PictureMaker(self.name, self._camera)
         picture: av.VideoFrame | None = None
         counts = np.zeros((3, 256), np.int64)
         while (frame := self._next()) is not None:
             if isinstance(frame, Frame):
-                picture = self._maker.picture(frame)
-                counts = histogram(self._maker.sample(picture))
+                picture = maker.picture(frame)
+                counts = histogram(maker.sample(picture))
             file.write(picture, total)
             self.statistics.add_histogram(counts)
             self.frames = file.frames

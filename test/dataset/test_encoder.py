@@ -1,8 +1,10 @@
 """The encoder of a camera: right colours, every picture once, a bounded queue, and failures that are told."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -310,3 +312,15 @@ def test_kill_costs_one_picture(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=Path(__file__).parent, timeout=60)
     assert process.returncode == -9
     assert [barcode.read(rgb) for rgb in decode_frames(path)] == list(range(8))
+
+
+def test_an_ended_encoder_holds_no_picture(tmp_path: Path) -> None:
+    """An episode may have many segments that wait to be sealed."""
+    target = encoder(tmp_path / "a.mkv")
+    frame = rgb_frame(palette()[:HEIGHT, :WIDTH])
+    seen = weakref.ref(frame)
+    target.put(frame)
+    del frame
+    target.close(10.0)
+    gc.collect()
+    assert seen() is None
