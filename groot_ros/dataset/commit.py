@@ -101,7 +101,7 @@ def commit(
         "staged": [path.name for path in staged],
     }
     step("record")
-    durable.write_json(root / RECORD, record, root / f"{RECORD}.tmp")
+    durable.write_json(root / RECORD, record)
     roll_forward(root, step)
     return after, reports
 
@@ -127,7 +127,7 @@ def roll_forward(root: Path, step: Step = lambda name: None) -> int:
         step(Path(name).name)
         _append(root / name, addition["at"], addition["text"].encode())
     step("info.json")
-    durable.write_json(root / paths.INFO, record["info"], root / paths.STAGING / "info.json.tmp")
+    durable.write_json(root / paths.INFO, record["info"], root / paths.STAGING)
     step("clean")
     for name in record["staged"]:
         folder = root / paths.STAGING / name
@@ -162,7 +162,7 @@ def _prepare(
         lines[paths.TASKS].append(durable.json_line({"task_index": task, "task": report.task}))
     values = columns(spec, episode.rows, index, totals.frames, totals.tasks[report.task])
     write_parquet(arrow_table(spec.features(), values), folder / _ROWS)
-    durable.write_json(folder / _REPORT, report.to_json(), folder / f"{_REPORT}.tmp")
+    durable.write_json(folder / _REPORT, report.to_json())
     targets = {_ROWS: paths.data_path(index), _REPORT: paths.report_path(index)}
     targets |= {f"{key}.mp4": paths.video_path(index, f"{IMAGES}.{key}") for key in spec.cameras}
     moves += [(f"{paths.STAGING}/{folder.name}/{name}", str(target)) for name, target in targets.items()]

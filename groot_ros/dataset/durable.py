@@ -32,15 +32,19 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def write_file(path: Path, data: bytes, temporary: Path) -> None:
+def write_file(path: Path, data: bytes, via: Path | None = None) -> None:
     """Replace a file at once: a reader sees the old content or the new, also after a crash.
 
     Args:
-        temporary: where the new content is written before the rename, on the same file system. The caller says where,
-            because no loader may meet a half file, and removes what a crash left there.
+        via: folder on the same file system in which the new content, ``NAME.tmp``, is written before the rename, where
+            no loader may meet a half file; made when missing, as that of ``path`` is then. Left out: beside it. The
+            caller removes what a crash left there.
 
     Raises: OSError.
     """
+    temporary = (via or path.parent) / f"{path.name}.tmp"
+    for folder in () if via is None else (path.parent, via):
+        make_folder(folder)
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
@@ -51,9 +55,9 @@ def write_file(path: Path, data: bytes, temporary: Path) -> None:
         sync_folder(temporary.parent)
 
 
-def write_json(path: Path, content: Any, temporary: Path) -> None:
+def write_json(path: Path, content: Any, via: Path | None = None) -> None:
     """``write_file`` of ``json_bytes``. Raises: OSError, ValueError."""
-    write_file(path, json_bytes(content), temporary)
+    write_file(path, json_bytes(content), via)
 
 
 def json_bytes(content: Any) -> bytes:

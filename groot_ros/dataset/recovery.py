@@ -85,12 +85,11 @@ def create(root: Path, spec: DatasetSpec) -> None:
             "another folder"
         )
     staging = root / paths.STAGING
-    for folder in (staging, root / paths.META, root / paths.REPORTS):
-        durable.make_folder(folder)
+    durable.make_folder(root / paths.REPORTS)
     for name in _JSONL:
-        durable.write_file(root / name, b"", staging / f"{name.name}.tmp")
+        durable.write_file(root / name, b"", staging)
     for name, content in ((paths.MODALITY, spec.modality()), (paths.INFO, spec.info(0, 0, 0))):
-        durable.write_json(root / name, content, staging / f"{name.name}.tmp")
+        durable.write_json(root / name, content, staging)
 
 
 def recover(root: Path, on_event: Callable[[str], None]) -> tuple[Totals, Recovery]:

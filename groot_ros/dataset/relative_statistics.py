@@ -78,9 +78,8 @@ def relative_statistics(
 
 def write_relative_statistics(root: Path, statistics: Mapping[str, Any]) -> Path:
     """Write relative_stats.json; its path. The caller holds the dataset's lock. Raises: OSError."""
-    durable.make_folder(root / paths.STAGING)
     path = root / paths.RELATIVE_STATS
-    durable.write_json(path, statistics, root / paths.STAGING / f"{path.name}.tmp")
+    durable.write_json(path, statistics, root / paths.STAGING)
     return path
 
 

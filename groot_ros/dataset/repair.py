@@ -131,8 +131,6 @@ class _Work:
         self._look_at_modality()
 
     def apply(self) -> None:
-        staging = self._root / paths.STAGING
-        durable.make_folder(staging)
         if self._writes or self._refresh:
             backup = self._root / f"{paths.META}.before-{self._time}"
             shutil.copytree(self._root / paths.META, backup)
@@ -144,7 +142,7 @@ class _Work:
             columns = number_columns(files, episode, files.table(episode))
             stats[episode] = statistics_of(files, episode, columns, well_formed_images(files, stats.get(episode)))
         for name, content in self._writes.items():
-            durable.write_file(self._root / name, content(), staging / f"{name.name}.tmp")
+            durable.write_file(self._root / name, content(), self._root / paths.STAGING)
         move_strays(self._root, self._strays)
         if self._refresh and not self._edits:  # a new dataset has its own
             refresh(self._root)

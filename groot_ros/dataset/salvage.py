@@ -118,7 +118,7 @@ def _mend(folder: Path) -> None:
         _write_rows(folder, sealed.rows)
         report = replace(sealed.report, salvaged=True, more={**sealed.report.more, **note})
         content = {"rows": len(sealed.rows), "images": sealed.images, "report": report.to_json()}
-        durable.write_json(folder / SEALED, content, folder / f"{SEALED}.tmp")
+        durable.write_json(folder / SEALED, content)
         return
     count = _whole(folder, spec, len(rows))
     rows = _write_rows(folder, rows[:count])
@@ -144,5 +144,5 @@ def _whole(folder: Path, spec: DatasetSpec, rows: int) -> int:
 def _write_rows(folder: Path, rows: NDArray[np.void]) -> NDArray[np.void]:
     flagged = rows.copy()
     flagged["flags"] |= FLAG_SALVAGED
-    durable.write_file(folder / ROWS, flagged.tobytes(), folder / f"{ROWS}.tmp")
+    durable.write_file(folder / ROWS, flagged.tobytes())
     return flagged

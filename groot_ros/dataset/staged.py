@@ -63,7 +63,7 @@ def seal_folder(
         "images": dict(images),
         "report": report(spec, rows, task, facts, more).to_json(),
     }
-    durable.write_json(path / SEALED, content, path / f"{SEALED}.tmp")
+    durable.write_json(path / SEALED, content)
 
 
 def check_rows(path: Path, spec: DatasetSpec, rows: NDArray[np.void]) -> None:
@@ -99,7 +99,7 @@ def remove(path: Path) -> None:
 
 def note_abort(path: Path, reason: str) -> None:
     """Mark a staged episode as aborted. Raises: OSError."""
-    durable.write_json(path / ABORTED, {"reason": reason}, path / f"{ABORTED}.tmp")
+    durable.write_json(path / ABORTED, {"reason": reason})
 
 
 def read_begin(path: Path) -> tuple[DatasetSpec, str]:

@@ -229,7 +229,7 @@ class EpisodeWriter:
             "host": socket.gethostname(),
             "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        durable.write_json(self.path / BEGIN, begin, self.path / f"{BEGIN}.tmp")
+        durable.write_json(self.path / BEGIN, begin)
 
     def _close(self) -> dict[str, EncoderResult]:
         """Videos and rows complete in their files."""

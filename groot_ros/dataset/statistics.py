@@ -104,10 +104,8 @@ def refresh(root: Path) -> dict[str, Any]:
         OSError: it cannot be written to.
     """
     statistics = dataset_statistics(root)
-    durable.make_folder(root / paths.STAGING)
-    durable.make_folder(root / paths.REPORTS)
     for path, content in ((paths.STATS, statistics), (BASIS, _basis(root))):
-        durable.write_json(root / path, content, root / paths.STAGING / f"{path.name}.tmp")
+        durable.write_json(root / path, content, root / paths.STAGING)
     return statistics
 
 
