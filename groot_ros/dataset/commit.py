@@ -22,7 +22,7 @@ from groot_ros.dataset import durable, paths
 from groot_ros.dataset.columns import arrow_table, columns, write_parquet
 from groot_ros.dataset.episode_report import EpisodeReport
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.read import Dataset, read_json
 from groot_ros.dataset.spec import IMAGES, DatasetSpec
 from groot_ros.dataset.staged import SealedEpisode, read_sealed, remove
 from groot_ros.dataset.statistics import episode_statistics
@@ -97,7 +97,7 @@ def commit(
         "append": {
             str(path): {"at": (root / path).stat().st_size, "text": "".join(text)} for path, text in lines.items()
         },
-        "info": spec.info(after.episodes, after.frames, len(after.tasks)),
+        "info": read_json(root, paths.INFO) | spec.info(after.episodes, after.frames, len(after.tasks)),
         "staged": [path.name for path in staged],
     }
     step("record")

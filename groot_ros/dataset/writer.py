@@ -185,8 +185,12 @@ class DatasetWriter:
         return recover(self.root, self._on_event)
 
     def _check_fits(self) -> None:
-        info = read_json(self.root, paths.INFO)
-        differences = self.spec.differences(info)
+        info, ours = read_json(self.root, paths.INFO), self.spec.info(0, 0, 0)
+        differences = self.spec.differences(info) + [
+            f"{key}: the recorder's is {ours[key]}, the dataset's is {info.get(key)}"
+            for key in ("chunks_size", "data_path", "video_path")
+            if info.get(key) != ours[key] and (key != "video_path" or self.spec.cameras)
+        ]
         if (self.root / paths.MODALITY).exists() and not differences:
             modality, expected = read_json(self.root, paths.MODALITY), self.spec.modality()
             differences = [

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset  # noqa: F401  (pyarrow imports it when it reads a first table, which every child would do anew)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import barcode

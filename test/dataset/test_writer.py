@@ -328,6 +328,19 @@ def test_another_robot_is_refused_and_nothing_changes(
     DatasetWriter(shared_dataset, SPEC, ROBOT.cameras).close()
 
 
+def test_what_others_wrote_into_info_stays_and_other_places_are_refused(open_writer: Open, tmp_path: Path) -> None:
+    path = tmp_path / "set" / paths.INFO
+    open_writer().close()
+    info = {**json.loads(path.read_bytes()), "license": "mine"}
+    path.write_text(json.dumps(info))
+    with open_writer() as writer:
+        writer.commit([sealed(writer, dataset_maker.make_rows(SPEC, 2, seed=0))])
+    assert json.loads(path.read_bytes()) == {**SPEC.info(1, 2, 1), "license": "mine"}
+    path.write_text(json.dumps({**info, "chunks_size": 50}))
+    with pytest.raises(DatasetError, match="chunks_size: the recorder's is 1000, the dataset's is 50"):
+        open_writer()
+
+
 @pytest.fixture(scope="module")
 def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset_maker.make_dataset(tmp_path_factory.mktemp("shared") / "set", episodes=1, rows=4)
