@@ -114,7 +114,7 @@ class Episode:
         else:
             ended_by = None if refusal is None else {"reason": refusal.reason.value, "message": refusal.message}
             more = {**report, "segment": len(self.finished) + self.dropped, "ended_by": ended_by}
-            more |= {"refused_ticks": dict(self.refused), "repeated_rows": segment.flagged}
+            more["refused_ticks"] = dict(self.refused)
             self.finished.append((segment.rows, Finished(segment.writer, more)))
             segment.writer.end()
             self.note(time_ns, "segment", f"segment of {segment.rows} rows ended{why}")
