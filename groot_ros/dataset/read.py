@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ("v2.0", "v2.1")
 _DO = "`groot-ros dataset repair` tells what can be mended"
+LOST = "restore it from a copy, or take the episode out with `groot-ros dataset delete-episodes`"
 _MISSING = f"expected a file of a LeRobot v2.1 dataset, found none: name a dataset's folder; {_DO}"
 
 
@@ -114,13 +115,13 @@ class Dataset:
 
         path = self.data(episode)
         if not path.is_file():
-            raise DatasetError(f"{path}: expected the rows of episode {episode}, found no such file: {_DO}")
+            raise DatasetError(f"{path}: expected the rows of episode {episode}, found no such file: {LOST}")
         try:
             with parquet.ParquetFile(path) as file:
                 return file.read(columns)
         except (pyarrow.ArrowException, OSError) as error:
             raise DatasetError(
-                f"{path}: expected a parquet file with the rows of episode {episode}, found {error}: {_DO}"
+                f"{path}: expected a parquet file with the rows of episode {episode}, found {error}: {LOST}"
             ) from error
 
     def column(self, episode: int, name: str) -> NDArray[Any]:
@@ -134,11 +135,11 @@ class Dataset:
         for name in names:
             where = f"{self.data(episode)}: {name}"
             if name not in table.column_names:
-                raise DatasetError(f"{where}: expected such a column, found none: {_DO}")
+                raise DatasetError(f"{where}: expected such a column, found none: {LOST}")
             try:
                 found[name] = as_array(table.column(name))
             except DatasetError as error:
-                raise DatasetError(f"{where}: {error}: {_DO}") from error
+                raise DatasetError(f"{where}: {error}: {LOST}") from error
         return found
 
     def video(self, episode: int, feature: str) -> Path:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from groot_ros.dataset import durable, paths
 from groot_ros.dataset.columns import Columns, write_parquet
 from groot_ros.dataset.errors import DatasetError
-from groot_ros.dataset.read import Dataset, read_lines
+from groot_ros.dataset.read import LOST, Dataset, read_lines
 from groot_ros.dataset.recovery import staged_episodes
 from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, STAMP, TASK_INDEX, differences, totals
 from groot_ros.dataset.statistics import episode_statistics, refresh
@@ -247,10 +247,7 @@ class _Builder:
 
     def _video(self, video: Path, target: Path, piece: Piece) -> None:
         if not video.is_file():
-            raise DatasetError(
-                f"{video}: expected the video of episode {piece.episode}, found no such file: restore it from a "
-                "copy, or leave the episode out with `groot-ros dataset delete-episodes`"
-            )
+            raise DatasetError(f"{video}: expected the video of episode {piece.episode}, found no such file: {LOST}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if piece.rows is not None and count_frames(video) != piece.rows:
             remux([video], target, piece.source.fps, piece.rows)

@@ -193,9 +193,7 @@ class _Work:
                 facts[episode] = EpisodeFacts.read(self._draft.files, episode)
             except DatasetError as error:
                 if episode in self._draft.episodes:  # one without a line was never finished: its files are strays
-                    self._result.refused.append(
-                        f"{error}: restore it from a copy, or `groot-ros dataset delete-episodes` with {episode}"
-                    )
+                    self._result.refused.append(f"episode {episode}: {error}")
             if progress is not None:
                 progress(done, len(candidates))
         return facts

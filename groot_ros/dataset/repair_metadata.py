@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.dataset import durable, paths
-from groot_ros.dataset.read import Dataset
+from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.read import LOST, Dataset
 from groot_ros.dataset.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, TASK_INDEX
 from groot_ros.dataset.video import count_frames
 
@@ -108,12 +109,11 @@ class EpisodeFacts:
         names = [FRAME_INDEX, EPISODE_INDEX, INDEX]
         counters = files.arrays(episode, [*names, TASK_INDEX])
         tasks = set(counters.pop(TASK_INDEX).tolist())
-        return cls(
-            rows=len(counters[INDEX]),
-            frames={feature: count_frames(files.video(episode, feature)) for feature in files.video_keys},
-            tasks=tasks,
-            counters=counters,
-        )
+        try:
+            frames = {feature: count_frames(files.video(episode, feature)) for feature in files.video_keys}
+        except DatasetError as error:
+            raise DatasetError(f"{error}: {LOST}") from error
+        return cls(len(counters[INDEX]), frames, tasks, counters)
 
     @property
     def shortest(self) -> int:

@@ -32,7 +32,7 @@ from groot_ros.dataset.read import Dataset
             paths.data_path(0),
             "PAR1",
             lambda d: d.table(0),
-            r"000\.parquet: expected a parquet file .* repair",
+            r"000\.parquet: expected a parquet file .* delete-episodes",
         ),
     ],
 )
@@ -57,5 +57,5 @@ def test_columns_name_file_and_column(tmp_path: Path) -> None:
         ("index", "index: expected a value in every row, found 1 without"),
         ("timestamp", "timestamp: expected such a column, found none"),
     ):
-        with pytest.raises(DatasetError, match=rf"000\.parquet: {message}.*`groot-ros dataset repair`"):
+        with pytest.raises(DatasetError, match=rf"000\.parquet: {message}.*`groot-ros dataset delete-episodes`"):
             Dataset(root).column(0, name)
