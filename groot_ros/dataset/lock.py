@@ -79,7 +79,7 @@ def is_locked(path: Path) -> bool:
     """A process that runs holds a lock on this file. Raises: OSError."""
     with path.open("rb") as file:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: another who looks is no writer
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return True

@@ -129,20 +129,29 @@ def staged_episodes(root: Path) -> Iterator[StagedEpisode]:
     """Episodes under ``.staging`` of which no commit is recorded, oldest first. Raises: DatasetError, OSError."""
     committed = recorded(root)
     for path in sorted((root / paths.STAGING).glob(f"*/{BEGIN}")):
-        folder = path.parent
-        if folder.name in committed:
+        if path.parent.name in committed:
             continue
-        spec, task = read_begin(folder)
-        running = _is_running(folder)
-        note = folder / ABORTED
-        if note.is_file():
-            reason = str(json.loads(note.read_bytes())["reason"])
-        else:
-            reason = "" if running else _NOT_COMMITTED if (folder / SEALED).is_file() else _KILLED
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        state: Literal["aborted", "running"] = "running" if running else "aborted"
-        rows = len(read_rows(folder, spec)) if (folder / ROWS).is_file() else 0
-        yield StagedEpisode(folder, state, task, rows, reason, size)
+        try:
+            episode = _staged_episode(path.parent)
+        except (DatasetError, OSError):
+            if path.exists():
+                raise
+            continue  # committed or discarded while it was looked at
+        yield episode
+
+
+def _staged_episode(folder: Path) -> StagedEpisode:
+    spec, task = read_begin(folder)
+    running = _is_running(folder)
+    note = folder / ABORTED
+    if note.is_file():
+        reason = str(json.loads(note.read_bytes())["reason"])
+    else:
+        reason = "" if running else _NOT_COMMITTED if (folder / SEALED).is_file() else _KILLED
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    state: Literal["aborted", "running"] = "running" if running else "aborted"
+    rows = len(read_rows(folder, spec)) if (folder / ROWS).is_file() else 0
+    return StagedEpisode(folder, state, task, rows, reason, size)
 
 
 def move_strays(root: Path, names: Sequence[Path]) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from writer_rig import SPEC, Full, aborted_episode, lengths, open_writer, sealed
 
-from groot_ros.dataset import durable, salvage, staged
+from groot_ros.dataset import durable, recovery, salvage, staged
 from groot_ros.dataset.errors import DatasetError
 from groot_ros.dataset.read import Dataset
-from groot_ros.dataset.spec import FLAG_SALVAGED, FLAGS
+from groot_ros.dataset.spec import FLAG_SALVAGED, FLAGS, DatasetSpec
 from groot_ros.dataset.video import decode_frames
 
 
@@ -94,3 +94,16 @@ def test_salvage_is_refused_while_another_records(root: Path) -> None:
     aborted_episode(root, 3)
     with open_writer(root), pytest.raises(DatasetError, match="expected no other writer, found process"):
         salvage.salvage(root)
+
+
+def test_what_goes_while_it_is_listed_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = aborted_episode(root, 3), aborted_episode(root, 4)
+    real = recovery.read_rows
+
+    def gone(folder: Path, spec: DatasetSpec) -> np.ndarray:
+        if folder == path:
+            shutil.rmtree(path)
+        return real(folder, spec)
+
+    monkeypatch.setattr(recovery, "read_rows", gone)
+    assert [episode.path for episode in salvage.aborted_episodes(root)] == [other]
