@@ -34,10 +34,15 @@ _log = logging.getLogger(__name__)
 
 def aborted_episodes(root: str | Path) -> list[StagedEpisode]:
     """What could be salvaged, oldest first. Changes nothing. Raises: DatasetError."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: expected a dataset's folder, found none: name another")
     try:
-        return [episode for episode in staged_episodes(Path(root).expanduser()) if episode.state == "aborted"]
+        return [episode for episode in staged_episodes(folder) if episode.state == "aborted"]
     except OSError as error:
-        raise DatasetError(f"{root}: expected staged episodes that can be read, found {error}") from error
+        raise DatasetError(
+            f"{root}: expected staged episodes that can be read, found {error}: check the disk"
+        ) from error
 
 
 def salvage(

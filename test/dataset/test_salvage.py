@@ -96,6 +96,11 @@ def test_salvage_is_refused_while_another_records(root: Path) -> None:
         salvage.salvage(root)
 
 
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="typo: expected a dataset's folder, found none"):
+        salvage.aborted_episodes(tmp_path / "typo")
+
+
 def test_what_goes_while_it_is_listed_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, other = aborted_episode(root, 3), aborted_episode(root, 4)
     real = recovery.read_rows
