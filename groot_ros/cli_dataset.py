@@ -328,6 +328,8 @@ def salvage(
         note(f"{episode.path.name}: {episode.rows} rows of {episode.task!r}{' removed' * remove}: {episode.reason}")
     if not listed and not reports:
         note(f"{directory}: no aborted episodes")
+    if listed and not apply and not remove:
+        note("--apply appends what is whole of them to the dataset, --remove deletes them")
     if as_json:
         aborted = [{**vars(episode), "path": str(episode.path)} for episode in listed]
         tell_json({"aborted": aborted, "salvaged": [report.to_json() for report in reports]})

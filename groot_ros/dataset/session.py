@@ -374,7 +374,9 @@ class Session:
             self._abort(time_ns, refusal)
 
     def _abort(self, time_ns: int, refusal: Refusal) -> None:
-        text = f"episode aborted after {self._episode.rows} rows: {refusal.message}"
+        rows = self._episode.rows
+        kept = ", kept for `groot-ros dataset salvage`" if rows else ""
+        text = f"episode aborted after {rows} rows{kept}: {refusal.message}"
         self._episode.abort(time_ns, text)
         self._aborted += 1
         self._go_idle(text, refusal)

@@ -293,7 +293,7 @@ def low_disk(path: Path, free: int, least: int) -> str:
     """What is said when the disk is nearly full."""
     return (
         f"{path}: expected at least {least / 1e9:.2f} GB free on the disk, found {free / 1e9:.2f} GB: free some, or "
-        "lower min_free"
+        "lower min_free_gb"
     )
 
 

@@ -31,6 +31,10 @@ from groot_ros.nodes.runtime import StartError, request_stop, run
 
 KEYS = {" ": "start_or_save", "d": "discard", "p": "pause", "i": "intervention", "q": "quit"}
 HELP = "space: start, then save   d: discard   p: pause   i: intervention   q: quit"
+USAGE = """Keys of this terminal and buttons of a joystick to the services of /groot_recorder, whose status it shows.
+
+Example: record_keys --ros-args -p joy_topic:=joy -p button_start:=0
+Parameters: docs/parameters.md"""
 ACTIVE = (RecorderStatus.WAITING, RecorderStatus.RECORDING, RecorderStatus.PAUSED)
 SERVICES: dict[str, type] = {
     "start_episode": Trigger,
@@ -240,7 +244,7 @@ class RecordKeys(Node):
         """The status: in one line that is written over on a terminal, else when state or reason change."""
         if self._status is None or self._silent():
             self._pending.clear()  # a recorder that is gone does not answer
-            state = line = f"no recorder: nothing on {self._options.recorder}/status"
+            state = line = f"no recorder: nothing on {self._options.recorder}/status, check namespace and ROS_DOMAIN_ID"
         else:
             line = status_line(self._status)
             state = f"{self._status.state} {self._status.reason} {self._status.last_result}"
@@ -259,6 +263,9 @@ class RecordKeys(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Executable ``record_keys``."""
+    if {"-h", "--help"} & set(sys.argv if args is None else args):
+        print(f"{HELP}\n\n{USAGE}")
+        return 0
     return run(RecordKeys, args)
 
 

@@ -155,8 +155,7 @@ class RecorderNode(LifecycleNode):
 
     def _leave_episode(self, why: str) -> None:
         if self._recording is not None and self._recording.session.state is not SessionState.IDLE:
-            now_ns, root = self._now_ns(), self._recording.dataset.root
-            self._recording.session.abandon(f"{why}; see `groot-ros dataset salvage {root}`", now_ns)
+            self._recording.session.abandon(why, self._now_ns())
             self._tell_events(self._recording)
 
     def _forget(self, timeout_s: float) -> None:
@@ -191,6 +190,7 @@ class RecorderNode(LifecycleNode):
         if answer.ok:
             self._counts.discarded += 1
             self._counts.last_result = answer.message
+            self.get_logger().info(answer.message)
             self._event(EpisodeEvent("discard", now_ns))
         return answer
 

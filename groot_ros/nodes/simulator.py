@@ -24,7 +24,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError, bag_topics
+from groot_ros.bags.topics import EVENTS_TOPIC, INSTRUCTION_TOPIC, BagError, Topic, bag_topics
 from groot_ros.bags.write import STORAGES, BagRecorder
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import load_embodiment
@@ -142,14 +142,16 @@ class SimulatorNode(Node):
 
     def _start_recording(self) -> None:
         if self._options.bag:
-            topics = list(bag_topics(self._embodiment).values())
+            events = Topic(EVENTS_TOPIC, "std_msgs/msg/String", "events", required=False)
+            topics = [*bag_topics(self._embodiment).values(), events]
             self._recorder = BagRecorder(self._options.bag, self._options.storage, topics, self._on_failure)
 
     def _subscribe(self) -> None:
         for output in self._embodiment.outputs.values():
             self.create_subscription(JointTrajectory, output.topic, self._on_command(output.topic), RELIABLE_QOS)
         if self._recorder is not None:
-            self.create_subscription(String, INSTRUCTION_TOPIC, self._on_instruction, RELIABLE_QOS)
+            for topic in (INSTRUCTION_TOPIC, EVENTS_TOPIC):
+                self.create_subscription(String, topic, self._on_text(topic), RELIABLE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
     def _start_timers(self) -> None:
@@ -221,9 +223,12 @@ class SimulatorNode(Node):
 
         return receive
 
-    def _on_instruction(self, message: String) -> None:
-        if self._recorder is not None:
-            self._recorder.write(INSTRUCTION_TOPIC, serialize_message(message), self._now_ns())
+    def _on_text(self, topic: str) -> Callable[[String], None]:
+        def receive(message: String) -> None:
+            if self._recorder is not None:
+                self._recorder.write(topic, serialize_message(message), self._now_ns())
+
+        return receive
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         assert self._robot is not None

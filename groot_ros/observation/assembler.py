@@ -115,7 +115,7 @@ class _Stream(Generic[Sample]):
         if newest is not None and stamp <= newest:
             text = (
                 f"{self.topic}: expected a stamp after the last one, found {_step_back(newest - stamp)}, "
-                "check for a second publisher; after a clock jump reset the node"
+                "check for a second publisher; after a clock jump reset the policy, or start another episode"
             )
             raise Rejected(Reason.OUT_OF_ORDER, self.name, text)
 
@@ -134,7 +134,8 @@ class _Stream(Generic[Sample]):
         if age_ns > self.max_age_ns:
             text = (
                 f"{self.topic}: expected a sample at most {self.max_age_ns * 1e-9:g} s old {when}, "
-                f"found {age_ns * 1e-9:.3f} s, check `ros2 topic hz {self.topic}` or raise max_age_s"
+                f"found {age_ns * 1e-9:.3f} s, check `ros2 topic hz {self.topic}` and the clock "
+                "of its stamps, or raise max_age_s"
             )
             raise Rejected(Reason.STALE, self.name, text)
         return found

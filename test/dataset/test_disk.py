@@ -122,7 +122,7 @@ def test_a_nearly_full_disk_refuses_and_stops(root: Path, monkeypatch: pytest.Mo
         episode = target.begin("pick")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=999))
         dataset_maker.record(episode, dataset_maker.make_rows(SPEC, SPEC.fps, seed=0))
-        assert episode.problem is not None and "found 0.00 GB: free some, or lower min_free" in episode.problem
+        assert episode.problem is not None and "found 0.00 GB: free some, or lower min_free_gb" in episode.problem
         with pytest.raises(DatasetError, match=r"expected at least 0.00 GB free on the disk"):
             target.begin("pick")
         episode.abort(episode.problem)

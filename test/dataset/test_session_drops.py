@@ -131,7 +131,7 @@ def test_a_recorder_that_ends_leaves_the_episode_for_a_salvage() -> None:
     assert writer.rows > FPS
     assert not writer.discarded
     assert writer.aborted == desk.session.message
-    assert "rows: the recorder was stopped" in writer.aborted
+    assert "rows, kept for `groot-ros dataset salvage`: the recorder was stopped" in writer.aborted
     assert (desk.session.state, desk.session.reason) == (SessionState.IDLE, Reason.RECORDER_ENDED.value)
 
 

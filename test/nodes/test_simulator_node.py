@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from groot_ros.bags.read import Bag
-from groot_ros.bags.topics import INSTRUCTION_TOPIC
+from groot_ros.bags.topics import EVENTS_TOPIC, INSTRUCTION_TOPIC
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.nodes.simulator import SIM_START_NS, main
 from groot_ros.simulation.arm import JOINTS
@@ -132,6 +132,7 @@ def test_records_what_is_said_and_heard(
     with NodeProcess(MODULE, embodiment=str(robot_yaml), bag=str(bag_path), storage=storage) as node:
         node.wait_for("seed 0")
         listener.publisher(String, INSTRUCTION_TOPIC).publish(String(data="pick up the red cube"))
+        listener.publisher(String, EVENTS_TOPIC).publish(String(data="{}"))
         listener.publisher(JointTrajectory, COMMAND).publish(trajectory(shoulder_pan=0.3))
         listener.wait(lambda: bool(joints) and abs(joints[-1].position[0] - 0.3) < 0.02 and len(frames) > 5)
         # 0 means that it was closed in time: the watchdog of runtime.py would have made it 1.
@@ -140,6 +141,8 @@ def test_records_what_is_said_and_heard(
     assert f"recorded {bag_path}" in node.output
     with Bag(bag_path, load_embodiment(robot_yaml)) as bag:
         messages = list(bag.messages())
+        # From them, the episodes of a recorder beside the simulator are made again.
+        assert [message.data for _, message in bag.read(EVENTS_TOPIC)] == ["{}"]
     by_source = {source: [m for m in messages if m.source == source] for source in bag_sources(messages)}
     assert [m.message.data for m in by_source["instruction"]] == ["pick up the red cube"]
     assert len(by_source["command:arm"]) == 1
