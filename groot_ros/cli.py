@@ -179,6 +179,7 @@ def record(
         DropPolicy, typer.Option(help="A tick without good samples: fail (abort), split, or flag the row.")
     ] = DropPolicy.fail,
     codec: Annotated[Codec, typer.Option(help="H.264 encoder; auto: NVENC where it works, else libx264.")] = Codec.auto,
+    min_free_gb: Annotated[float, typer.Option(min=0.0, help="Free space (GB) below which nothing is recorded.")] = 1.0,
     policy: Annotated[
         str, typer.Option(help="Policy node, such as groot_policy, whose pauses are marked as interventions.")
     ] = "",
@@ -197,6 +198,7 @@ def record(
         "task": task,
         "drop_policy": drop.value,
         "codec": codec.value,
+        "min_free_gb": min_free_gb,
         "policy": policy,
         "use_sim_time": sim_time,
         "autostart": True,

@@ -17,6 +17,8 @@ from groot_ros.observation.types import Reason, Refusal
 
 _MOST_FAILURES = 3  # segments in a row whose writer broke
 _MOST_SEGMENTS = 200
+# A robot that was gone for longer may have been restarted: what it was told before is not in force any more.
+_GONE_NS = 1_000_000_000
 NextStates = Callable[[Mapping[str, NDArray[np.float32]]], Values]
 
 
@@ -35,7 +37,8 @@ class Episode:
         finished: rows, writer and report of each finished segment.
         dropped: segments aborted as too short or with a broken writer.
         failures: segments in a row whose writer broke.
-        first_commands: source -> arrival of its first message since the episode began (ROS ns).
+        first_commands: source -> arrival of its first message since the episode began, or since the robot was gone for
+            more than a second (ROS ns).
         refused: reason -> refused ticks.
     """
 
@@ -54,6 +57,7 @@ class Episode:
         self.first_commands: dict[str, int] = {}
         self.refused: Counter[str] = Counter()
         self._prepared: RowWriter | None = None
+        self._lost_ns: int | None = None  # since when no tick could be recorded
 
     def prepare(self) -> None:
         """Make the writer of the segment to come. Raises: DatasetError."""
@@ -104,6 +108,7 @@ class Episode:
         if segment is None:
             return
         self._flagged += segment.flagged
+        self._lost_ns = None if refusal is None else time_ns
         why = f" ({refusal.message})" if refusal is not None else ""
         broken = refusal is not None and refusal.reason is Reason.WRITER_FAILED
         self.failures = self.failures + 1 if broken else 0
@@ -147,11 +152,14 @@ class Episode:
             self._prepared = None
 
     def missing_command(self, sources: Mapping[str, CommandSource], time_ns: int) -> Refusal | None:
-        """Which command has not come between the beginning of the episode and ``time_ns``."""
+        """Which command has not come by ``time_ns``, of which all else is complete, since it was first waited for."""
+        if self._lost_ns is not None and time_ns - self._lost_ns > _GONE_NS:
+            self.first_commands.clear()
+        self._lost_ns = None
         for name, source in sources.items():
             if self.first_commands.get(name, time_ns + 1) > time_ns:
                 keys = ", ".join(f"action.{key}" for key in source.keys)
-                text = f"{source.topic}: waiting for the first command for {keys} since the start"
+                text = f"{source.topic}: waiting for the first command for {keys} since the start or a gap"
                 return Refusal(Reason.NO_COMMAND, name, text)
         return None
 

@@ -252,6 +252,8 @@ class RecordKeys(Node):
             ended = self._status is not None and self._status.state == RecorderStatus.IDLE and self._status.reason
             if ended and state != self._shown:
                 print("\a", end="")  # whoever moves the robot does not look here
+            if self._status is not None and self._status.reason and state != self._shown:
+                self._say(self._status.message)  # in full: the line is cut at the width of the terminal
             print(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
         elif state != self._shown:
             print(line, flush=True)

@@ -341,8 +341,9 @@ class Assembler:
         if spread_s > self._embodiment.sync.max_spread_s:
             text = (
                 f"{self._streams[first].topic}: expected a stamp within {self._embodiment.sync.max_spread_s:g} s of "
-                f"the other streams', found it {spread_s:.3f} s behind {self._streams[last].topic}, check its rate "
-                "and clock or raise sync.max_spread_s"
+                f"the other streams', found it {spread_s:.3f} s behind {self._streams[last].topic}: see with `ros2 "
+                f"topic hz {self._streams[first].topic}` whether it has stopped, check its rate and clock, or raise "
+                "sync.max_spread_s"
             )
             raise Rejected(Reason.SPREAD, first, text)
 

@@ -96,6 +96,26 @@ def joint_state(stamp_ns: int, positions: Mapping[str, float]) -> Any:
     )
 
 
+def trajectory(
+    stamp_ns: int, points: list[tuple[float, list[float]]], names: list[str] | None = None, **changes: Any
+) -> Any:
+    """Points (seconds from the start, positions)."""
+    none = np.zeros(0)
+    made = [
+        make(
+            "trajectory_msgs/msg/JointTrajectoryPoint",
+            positions=np.array(values),
+            velocities=changes.get("velocities", none),
+            accelerations=none,
+            effort=none,
+            time_from_start=make("builtin_interfaces/msg/Duration", sec=int(t_s), nanosec=round(t_s % 1.0 * S)),
+        )
+        for t_s, values in points
+    ]
+    names = names or ["a", "b"]
+    return make("trajectory_msgs/msg/JointTrajectory", header=header(stamp_ns), joint_names=names, points=made)
+
+
 def numbered(source: str, stamp_ns: int, number: int) -> Any:
     """Message ``number`` of a source."""
     if source == "front":

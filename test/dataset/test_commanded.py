@@ -8,7 +8,7 @@ from typing import Any
 import demonstration as demo
 import numpy as np
 import pytest
-from demonstration import MS, T0, S, make
+from demonstration import MS, T0, S, make, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,25 +44,6 @@ def arm(kind: str = TRAJECTORY, **more: Any) -> Embodiment:
 def degrees(a: float, b: float) -> list[float]:
     """What the model sees of the joints of ``arm``."""
     return [math.degrees(a), math.degrees(0.5 - b)]
-
-
-def trajectory(
-    stamp_ns: int, points: list[tuple[float, list[float]]], names: list[str] | None = None, **changes: Any
-) -> Any:
-    """Points (seconds from the start, positions)."""
-    none = np.zeros(0)
-    made = [
-        make(
-            "trajectory_msgs/msg/JointTrajectoryPoint",
-            positions=np.array(values),
-            velocities=changes.get("velocities", none),
-            accelerations=none,
-            effort=none,
-            time_from_start=make("builtin_interfaces/msg/Duration", sec=int(t_s), nanosec=round(t_s % 1.0 * S)),
-        )
-        for t_s, values in points
-    ]
-    return make(TRAJECTORY, header=demo.header(stamp_ns), joint_names=names or ["a", "b"], points=made)
 
 
 # --- trajectories ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import demonstration as demo
@@ -21,6 +22,7 @@ from demonstration import (
     newest,
     number_of,
     robot,
+    trajectory,
     without,
     wrist_in_another_size,
 )
@@ -74,7 +76,7 @@ def _command_loses_a_joint(sent: list[Sent]) -> list[Sent]:
 
 SPOILED = [
     pytest.param(_stops, Reason.STALE, "/front: expected a sample at most 0.1 s old", id="stops"),
-    pytest.param(_slows_down, Reason.SLOW_STREAM, "/wrist: expected at least 22.5 Hz", id="half-rate"),
+    pytest.param(_slows_down, Reason.SLOW_STREAM, "/wrist: expected at least 18 Hz", id="half-rate"),
     pytest.param(_loses_a_joint, Reason.MISSING_JOINT, "/joints: expected joint 'b' (state.arm)", id="joint"),
     pytest.param(_mixes_sizes, Reason.WRONG_SIZE, "/front: expected 32x24 px, found 64x48", id="sizes"),
     pytest.param(_mixes_jpeg_sizes, Reason.WRONG_SIZE, "/wrist: expected 32x24 px, found 64x48", id="jpeg-sizes"),
@@ -226,6 +228,23 @@ def test_split_begins_again_on_a_grid_of_its_own() -> None:
     # Ticks without a picture younger than 0.1 s are missing, and no more than the rate takes to tell.
     assert first.kept[-1]["stamp_ns"] >= at(1.83)
     assert at(2.1) <= second.kept[0]["stamp_ns"] < at(2.4)
+
+
+@pytest.mark.parametrize(("gone_s", "goes_on"), [(0.3, True), (1.5, False)])
+def test_a_robot_that_was_gone_for_long_has_to_be_told_anew(gone_s: float, goes_on: bool) -> None:
+    """Its last trajectory would stay in force for ever; a robot that was restarted does not follow it any more."""
+    desk = Desk(robot(outputs__arm__type="trajectory_msgs/msg/JointTrajectory"), drop="split", min_rows=2)
+    sent = [
+        replace(item, message=trajectory(item.stamp_ns, [(0.1, [1.0, 0.5])])) if item.source == "command:arm" else item
+        for item in demonstration(4.0)
+        if item.source != "command:arm" or item.stamp_ns < at(1.4)  # the robot is told once, and follows
+    ]
+    for source in ("front", "wrist", "joints"):
+        sent = without(sent, source, 1.5, 1.5 + gone_s)
+    desk.play(sent)
+    assert (desk.session.state is SessionState.RECORDING) == goes_on
+    assert goes_on or desk.session.reason == Reason.NO_COMMAND.value
+    assert len(desk.session.save(desk.now_ns)[1]) == (2 if goes_on else 1)
 
 
 def test_short_segments_are_dropped_and_counted() -> None:
