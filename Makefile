@@ -92,8 +92,8 @@ lint: env  ## ruff check, ruff format --check, mypy
 	$(call say,lint)
 	@$(lint)
 
-# Rooms whose tests start ROS 2 nodes or judge by the clock run one test at a time, the others beside each other.
-ALONE := test/chaos test/cli test/closed_loop test/nodes test/policy
+# Tests that start ROS 2 nodes or judge by the clock run one at a time, the others beside each other.
+ALONE := test/chaos test/nodes test/closed_loop/test_demo.py test/closed_loop/test_recorder_benchmark.py
 pytest = $(BIN)/python -m pytest $(1) || failed=2
 all_tests = $(call pytest,-n 2 --dist worksteal $(ALONE:%=--ignore=%)); $(call pytest,$(ALONE))
 

@@ -100,7 +100,9 @@ class Checks:
     def forget(self) -> None:
         """Leave out what has come since the last look; what comes next begins in the middle of things."""
         with self._robot.changed:
-            self._seen = {name: len(kept) for name, kept in self._robot.commands.items()}
+            # Half a tick that has come belongs to what comes next, else the streams stay out of step.
+            whole = min(len(kept) for name, kept in self._robot.commands.items() if name != "arm")
+            self._seen = {name: len(kept) if name == "arm" else whole for name, kept in self._robot.commands.items()}
             self._statuses = len(self._robot.statuses)
         self._follower = self._state = None
         self._streams.clear()
