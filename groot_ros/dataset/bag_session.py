@@ -292,7 +292,7 @@ def _by_instruction(bag: Bag, job: BagJob) -> list[EpisodeEvent]:
     if task is None:
         raise BagError(
             f"{bag.path}: expected a task, found none on {INSTRUCTION_TOPIC} and no language.default in embodiment "
-            f"'{job.embodiment.name}': give the task"
+            f"'{job.embodiment.name}': give the task (--task)"
         )
     events = [EpisodeEvent("start", bag.start_ns, task)]
     for log_ns, text in tasks:
