@@ -310,7 +310,7 @@ def test_an_instruction_that_is_too_long_is_refused_by_name_and_the_old_one_stay
     seen = len(rig.observer.chunks)
     rig.wait_chunks(2)
     assert {chunk.instruction for chunk in rig.observer.chunks[seen:]} == {INSTRUCTION}
-    assert rig.status().state == PolicyStatus.RUNNING
+    rig.wait_state(PolicyStatus.RUNNING)
 
 
 def test_stop_brakes_to_rest_and_nothing_follows(rig: Rig) -> None:

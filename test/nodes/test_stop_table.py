@@ -198,11 +198,12 @@ class Sent:
         self._since_ns = time.time_ns()
 
     def settle(self, rig: Rig) -> None:
-        """Wait until nothing has come for a while, or nothing else."""
+        """Wait until speeds are 0 and nothing has come for a while, or nothing else: a machine may stall for longer."""
 
         def quiet() -> bool:
             moved = [_last_change_ns(kept) for kept in self._robot.commands.values() if kept]
-            return time.time_ns() - max(moved) > 300_000_000
+            still = time.time_ns() - max(moved) > 300_000_000
+            return still and not any(_numbers(self._robot.commands["base"][-1].message))
 
         rig.wait(quiet, "an end of the commands")
 
