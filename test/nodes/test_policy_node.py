@@ -240,7 +240,7 @@ def test_joints_in_another_order_give_the_same_chunk_order(rig: Rig) -> None:
     rig.robot.edit = joints(reverse)
     rig.start()
     rig.wait_chunks(1)
-    assert rig.status().state == PolicyStatus.RUNNING
+    rig.wait_state(PolicyStatus.RUNNING)
 
 
 def test_an_empty_instruction_is_refused_and_a_new_one_takes_effect(rig: Rig) -> None:
