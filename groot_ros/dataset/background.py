@@ -67,7 +67,6 @@ class Committer(Generic[Report]):
         target: the dataset.
         failed: told, in this thread, what went wrong beside a save: statistics that could not be refreshed, or an
             answer that nobody took.
-
     """
 
     def __init__(self, target: Target[Report], failed: Callable[[str], None]) -> None:
