@@ -35,10 +35,6 @@ class Target(Protocol[Report_co]):
         """Take sealed episodes over, durably. Raises: DatasetError."""
         ...
 
-    def refresh_statistics(self) -> None:
-        """Compute the statistics of the whole dataset anew. Raises: DatasetError."""
-        ...
-
     def close(self) -> None:
         """Refresh the statistics if they are old, and let others write. Raises: DatasetError."""
         ...
@@ -61,7 +57,8 @@ class _Save(Generic[Report]):
 class Committer(Generic[Report]):
     """Seals and commits saves in the order in which they came, and closes the dataset after the last one.
 
-    The dataset's statistics are refreshed whenever nothing waits, which takes the longer the more episodes it has.
+    The dataset's statistics are refreshed at the end only: every row is read for them, so that after each save memory
+    and time would grow with the recording.
 
     Args:
         target: the dataset.
@@ -124,8 +121,6 @@ class Committer(Generic[Report]):
             with self._lock:
                 self._episodes -= len(save.episodes)
             self._try("a save could not be answered", partial(save.done, outcome))
-            if outcome.reports and self._queue.empty():
-                self._try(_STALE, self._target.refresh_statistics)
         self._try(_STALE, self._target.close)
 
     def _try(self, what: str, call: Callable[[], None]) -> None:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class DatasetWriter:
     """Creates a dataset, or opens it and first ends what a crash interrupted; then episodes can be appended.
 
-    ``commit`` and ``refresh_statistics`` may run in another thread than ``begin``.
+    ``commit`` may run in another thread than ``begin``.
 
     Args:
         root: the dataset's folder; made when missing.
@@ -148,14 +148,8 @@ class DatasetWriter:
                     self._on_event(f"{error}; stats.json is not up to date")
             return reports
 
-    def refresh_statistics(self) -> None:
-        """Compute stats.json from all rows; takes about 2 ms per episode. Raises: DatasetError."""
-        with self._commit_lock:
-            self._check_open()
-            self._refresh()
-
     def close(self) -> None:
-        """Refresh the statistics if they are old, and let others write. Raises: DatasetError."""
+        """Refresh old statistics (about 2 ms per episode), and let others write. Raises: DatasetError."""
         with self._commit_lock:
             if self._closed:
                 return

@@ -207,32 +207,38 @@ def write_forever(root: Path, seed: int, kill_at: str | None, write: Callable[[d
             os.kill(os.getpid(), signal.SIGKILL)
 
     write({"ready": True})
-    with DatasetWriter(
-        root, SPEC, ROBOT.cameras, codec="libx264", min_free_bytes=0, on_event=lambda text: None, on_step=on_step
-    ) as writer:
-        while True:
-            batch = [Episode(chance.randrange(1 << 20)) for _ in range(chance.randint(1, 3))]
-            staged = []
-            for episode in batch:
-                staging = writer.begin(episode.task)
-                write({"recording": episode.count})
-                dataset_maker.record(staging, episode.rows(), first=episode.first)
-                write({"sealing": True})
-                staged.append(staging.seal({"token": episode.token}))
-            # The recorder goes on with the next episode while one is committed.
-            other = writer.begin("another")
-            write({"recording": 13})
-            dataset_maker.record(other, Episode(10).rows())
-            write({"under_way": [episode.token for episode in batch]})
-            writer.commit(staged)
-            write({"committed": True})
-            if chance.random() < 0.2:
-                other.abort("not wanted")
-            else:
-                other.discard()
-            write({"discarded": True})
-            if chance.random() < 0.3:
-                writer.refresh_statistics()
+    while True:
+        with DatasetWriter(
+            root, SPEC, ROBOT.cameras, codec="libx264", min_free_bytes=0, on_event=lambda text: None, on_step=on_step
+        ) as writer:
+            going_on = True
+            while going_on:
+                _save_some(writer, chance, write)
+                going_on = chance.random() < 0.7  # else it is closed, which refreshes the statistics, and opened again
+
+
+def _save_some(writer: DatasetWriter, chance: random.Random, write: Callable[[dict[str, Any]], None]) -> None:
+    """A commit of one to three episodes while another is under way, which is not wanted."""
+    batch = [Episode(chance.randrange(1 << 20)) for _ in range(chance.randint(1, 3))]
+    staged = []
+    for episode in batch:
+        staging = writer.begin(episode.task)
+        write({"recording": episode.count})
+        dataset_maker.record(staging, episode.rows(), first=episode.first)
+        write({"sealing": True})
+        staged.append(staging.seal({"token": episode.token}))
+    # The recorder goes on with the next episode while one is committed.
+    other = writer.begin("another")
+    write({"recording": 13})
+    dataset_maker.record(other, Episode(10).rows())
+    write({"under_way": [episode.token for episode in batch]})
+    writer.commit(staged)
+    write({"committed": True})
+    if chance.random() < 0.2:
+        other.abort("not wanted")
+    else:
+        other.discard()
+    write({"discarded": True})
 
 
 def only_open(root: Path, write: Callable[[dict[str, Any]], None]) -> None:

@@ -38,7 +38,6 @@ class Target:
         self.go.set()
         self.committed: list[str] = []
         self.threads: set[str] = set()
-        self.refreshed = threading.Event()
         self.error: Exception | None = None
         self.stale: Exception | None = None
         self.closed = False
@@ -52,13 +51,10 @@ class Target:
         self.committed += names
         return names
 
-    def refresh_statistics(self) -> None:
-        self.refreshed.set()
-        if self.stale is not None:
-            raise self.stale
-
     def close(self) -> None:
         self.closed = True
+        if self.stale is not None:
+            raise self.stale
 
 
 def run(target: Target, saves: list[list[Staged]]) -> list[Committed[str]]:
@@ -104,18 +100,17 @@ def test_a_commit_that_fails_is_told_and_the_next_save_is_made(error: Exception)
     for outcome in outcomes:
         assert outcome.reports == ()
         assert len(outcome.problems) == 1 and str(error) in outcome.problems[0]
-    assert not target.refreshed.is_set()
 
 
 @pytest.mark.parametrize("stale", [None, DatasetError("stats.json: read-only")])
-def test_statistics_are_refreshed_when_nothing_waits_and_told_when_they_cannot_be(stale: Exception | None) -> None:
+def test_statistics_that_cannot_be_refreshed_are_told(stale: Exception | None) -> None:
     target = Target()
     target.stale = stale
     failed: list[str] = []
     outcomes: list[Committed[str]] = []
     committer = Committer(target, failed.append)
     committer.put([(Staged("a"), {})], outcomes.append)
-    assert target.refreshed.wait(WAIT_S)
+    assert not target.closed
     assert committer.close(WAIT_S)
     assert outcomes == [Committed(("a",), ())]
     assert len(failed) == (stale is not None) and all("stats.json: read-only" in text for text in failed)
