@@ -29,16 +29,19 @@ SETUP_CFG.read(ROOT / "setup.cfg", encoding="utf-8")
 ROSDEP_KEYS = {"numpy": "python3-numpy", "opencv-python-headless": "python3-opencv", "pyyaml": "python3-yaml"}
 # Those that a ROS machine gets from pip too: rosdep has no key, or the distribution's version is too old.
 FROM_PIP = {
+    "accelerate",
     "av",
     "huggingface-hub",
     "matplotlib",
     "mujoco",
+    "peft",
     "pillow",
     "pyarrow",
     "pydantic",
     "rich",
     "rosbags",
     "safetensors",
+    "tensorboard",
     "tokenizers",
     "torch",
     "transformers",
