@@ -73,9 +73,9 @@ $(VENV)/.requirements: $(VENV)/requirements.txt $(VENV)/.torch
 	@$(call pip,-r $(VENV)/requirements.txt)
 	@touch $@
 
-# The messages are built and installed into the environment; groot_ros/*.py is used from here, so an edit needs no build.
-$(VENV)/.package: $(VENV)/.requirements $(wildcard msg/*.msg) CMakeLists.txt package.xml pyproject.toml setup.cfg setup.py
-	$(call say,$(VENV): messages and commands of groot_ros (about half a minute))
+# Messages and services are built and installed into the environment; groot_ros/*.py is used from here: no build needed.
+$(VENV)/.package: $(VENV)/.requirements $(wildcard msg/*.msg srv/*.srv) CMakeLists.txt package.xml pyproject.toml setup.cfg setup.py
+	$(call say,$(VENV): messages, services and commands of groot_ros (about half a minute))
 	@$(call pip,--no-build-isolation --no-deps --editable .)
 	@touch $@
 

@@ -66,7 +66,7 @@ def cmake_install(build_dir: Path, stage: Path) -> None:
 
 
 class BuildWithMessages(build_py):
-    """build_py that adds groot_ros.msg, its libraries and share/ to what is packed.
+    """build_py that adds groot_ros.msg and groot_ros.srv, their libraries and share/ to what is packed.
 
     An editable install (`pip install -e .`) packs the generated files only: the sources are found in the source tree,
     and `extend_path` in groot_ros/__init__.py joins the two.
@@ -92,7 +92,7 @@ class BuildWithMessages(build_py):
                 # Without sourcing anything, share/ look-ups of this environment's processes work.
                 site.mkdir(parents=True)
                 (site / f"{NAME}_prefix.pth").write_text(PREFIX_PTH, encoding="utf-8")
-                packed = [*generated.glob("*.so"), *generated.glob("msg/**/*.py")]
+                packed = [*generated.glob("*.so"), *generated.glob("msg/**/*.py"), *generated.glob("srv/**/*.py")]
             else:
                 package = Path(self.build_lib, NAME)
                 packed = [path for path in generated.rglob("*") if path.suffix != ".c"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pkgutil import extend_path
 
-# A build puts the generated `groot_ros.msg` beside the installed sources. Searching every `groot_ros` folder
-# on sys.path lets a source tree, which has no `msg` module, run together with the built messages.
+# A build puts the generated `groot_ros.msg` and `groot_ros.srv` beside the installed sources. Searching every
+# `groot_ros` folder on sys.path lets a source tree, which has neither module, run together with what was built.
 __path__ = extend_path(__path__, __name__)
 
 

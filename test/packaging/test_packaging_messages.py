@@ -1,4 +1,4 @@
-"""groot_ros.msg as built: fields, types, and that a filled message survives the wire."""
+"""groot_ros.msg and groot_ros.srv as built: fields, types, and that a filled message survives the wire."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
 from groot_ros.msg import ActionChunk, PolicyStatus, RecorderStatus
+from groot_ros.srv import ResetEpisode
 
 MSG = Path(__file__).resolve().parents[2] / "msg"
 CONSTANT = re.compile(r"^\s*(?P<type>\S+)\s+(?P<name>[A-Z0-9_]+)\s*=\s*(?P<value>\d+)\s*#\s*(?P<comment>.+)$")
@@ -18,7 +19,11 @@ FIELD = re.compile(r"^\s*(?P<type>[\w/\[\]]+)\s+(?P<name>[a-z]\w*)(\s*#\s*(?P<co
 
 def fields(message: str) -> dict[str, tuple[str, str]]:
     """name -> (type, comment) as msg/*.msg states them."""
-    found = (FIELD.match(line) for line in (MSG / f"{message}.msg").read_text(encoding="utf-8").splitlines())
+    return stated_fields((MSG / f"{message}.msg").read_text(encoding="utf-8"))
+
+
+def stated_fields(text: str) -> dict[str, tuple[str, str]]:
+    found = (FIELD.match(line) for line in text.splitlines())
     return {m["name"]: (m["type"], m["comment"] or "") for m in found if m}
 
 
@@ -31,6 +36,24 @@ def test_built_fields_are_those_of_the_source(kind: type) -> None:
     assert {n: re.sub(r"sequence<(.+)>", r"\1", t) for n, t in built.items()} == {
         n: names.get(t, t) for n, t in declared.items()
     }
+
+
+def test_built_service_is_that_of_the_source() -> None:
+    """Fails when the services of the environment are older than srv/: run `make env`."""
+    halves = (MSG.parent / "srv" / "ResetEpisode.srv").read_text(encoding="utf-8").split("\n---\n")
+    for half, built in zip(halves, (ResetEpisode.Request, ResetEpisode.Response), strict=True):
+        stated = stated_fields(half)
+        assert {name: kind.replace("bool", "boolean") for name, (kind, _) in stated.items()} == (
+            built.get_fields_and_field_types()
+        )
+        assert all(comment for _, comment in stated.values())
+
+
+def test_service_survives_the_wire() -> None:
+    request = ResetEpisode.Request(seed=2**32 - 1, task="reach:blue")
+    response = ResetEpisode.Response(success=True, message="seed 7", instruction="reach the blue cube")
+    assert deserialize_message(serialize_message(request), ResetEpisode.Request) == request
+    assert deserialize_message(serialize_message(response), ResetEpisode.Response) == response
 
 
 @pytest.mark.parametrize("message", ["ActionChunk", "PolicyStatus", "RecorderStatus"])
