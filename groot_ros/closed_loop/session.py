@@ -127,7 +127,7 @@ def _await_ready(observer: Observer, processes: Processes) -> None:
         last = observer.statuses[-1] if observer.statuses else None
         return last is not None and (last.state >= PolicyStatus.READY or bool(last.reason))
 
-    if not observer.wait_for(decided, START_S, processes.check):
+    if not observer.wait_until(decided, START_S, processes.check):
         raise NotRunning(f"the policy node was not ready after {START_S:.0f} s; see {processes.log('policy')}")
     status = observer.statuses[-1]
     if status.state < PolicyStatus.READY:
@@ -138,6 +138,6 @@ def _watch(observer: Observer, processes: Processes, duration_s: float, advance:
     step_s, passed_s = 0.5, 0.0
     while passed_s < duration_s:
         wait_s = min(step_s, duration_s - passed_s)
-        observer.wait_for(lambda: False, wait_s, processes.check)
+        observer.wait_until(lambda: False, wait_s, processes.check)
         passed_s += wait_s
         advance(wait_s)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rclpy
 from numpy.typing import NDArray
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -23,6 +18,7 @@ from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.nodes.calls import call
+from groot_ros.nodes.side_node import SideNode
 from groot_ros.observation.images import decode, read_frame
 
 POLICY = "/groot_policy"
@@ -46,8 +42,8 @@ class Frame:
     rgb: NDArray[np.uint8]
 
 
-class Observer:
-    """A node with a thread of its own; use as a context manager.
+class Observer(SideNode):
+    """Keeps messages from the moment it is entered as a context manager.
 
     Attributes:
         chunks, statuses: messages of the policy node, in order of arrival.
@@ -61,19 +57,14 @@ class Observer:
     """
 
     def __init__(self, embodiment: Embodiment, *, frame_every_s: float | None = None, joints: bool = True) -> None:
+        super().__init__("groot_observer")
         self.chunks: list[ActionChunk] = []
         self.commands: list[JointTrajectory] = []
         self.streams: dict[str, list[tuple[float, Any]]] = {name: [] for name in embodiment.outputs}
         self.statuses: list[PolicyStatus] = []
         self.joints: list[JointSample] = []
         self.frames: dict[str, list[Frame]] = {name: [] for name in embodiment.cameras}
-        self.changed = threading.Condition()
         self._frame_every_ns = round((frame_every_s or 0.0) * 1e9)
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node("groot_observer", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
         subscribe = self.node.create_subscription
         subscribe(ActionChunk, f"{POLICY}/action_chunk", self._keep(self.chunks), convert.RELIABLE_QOS)
         subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
@@ -90,33 +81,6 @@ class Observer:
                 qos = convert.stream_qos("sensor_data", camera.rate_hz, 0.2)
                 subscribe(convert.message_class(camera.type), camera.topic, self._on_frame(name, camera), qos)
         self._instruction = self.node.create_publisher(String, f"{POLICY}/instruction", convert.RELIABLE_QOS)
-        self._thread = threading.Thread(target=self._executor.spin, name="observer", daemon=True)
-
-    def __enter__(self) -> Observer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(2.0)
-        self.node.destroy_node()
-        self._context.try_shutdown()
-
-    def wait_for(
-        self, condition: Callable[[], bool], timeout_s: float, alive: Callable[[], None] | None = None
-    ) -> bool:
-        """Wait until ``condition`` holds (checked on every message); ``alive`` may raise to give up early."""
-        deadline = time.monotonic() + timeout_s
-        with self.changed:
-            while not condition():
-                if time.monotonic() > deadline:
-                    return False
-                if alive is not None:
-                    alive()
-                self.changed.wait(0.2)
-        return True
 
     def instruct(self, text: str) -> None:
         """Publish an instruction."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from types import TracebackType
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from groot_ros.msg import RecorderStatus
 from groot_ros.nodes.calls import ask
 from groot_ros.nodes.convert import RELIABLE_QOS
+from groot_ros.nodes.side_node import SideNode
 
 RECORDER = "/groot_recorder"
 SERVICES = {
@@ -26,37 +21,19 @@ SERVICES = {
 }
 
 
-class RecorderClient:
-    """A node with a thread of its own; use as a context manager.
+class RecorderClient(SideNode):
+    """Hears and asks from the moment it is entered as a context manager.
 
     Attributes:
         status: the last one; None before the first.
     """
 
     def __init__(self) -> None:
+        super().__init__("recorder_client")
         self.status: RecorderStatus | None = None
-        self._changed = threading.Condition()
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("recorder_client", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._node.create_subscription(RecorderStatus, f"{RECORDER}/status", self._on_status, RELIABLE_QOS)
+        self.node.create_subscription(RecorderStatus, f"{RECORDER}/status", self._on_status, RELIABLE_QOS)
         # Made once: the recorder finds a client long before it is used, and no answer comes too early for it.
-        self._clients = {name: self._node.create_client(kind, f"{RECORDER}/{name}") for name, kind in SERVICES.items()}
-        self._thread = threading.Thread(target=self._executor.spin, name="recorder-client", daemon=True)
-
-    def __enter__(self) -> RecorderClient:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(2.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
+        self._clients = {name: self.node.create_client(kind, f"{RECORDER}/{name}") for name, kind in SERVICES.items()}
 
     def call(
         self,
@@ -76,16 +53,9 @@ class RecorderClient:
         self, condition: Callable[[RecorderStatus], bool], timeout_s: float, alive: Callable[[], None] = lambda: None
     ) -> bool:
         """Wait until ``condition`` holds for the last status; ``alive`` may raise to give up early."""
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while self.status is None or not condition(self.status):
-                if time.monotonic() > deadline:
-                    return False
-                alive()
-                self._changed.wait(0.2)
-        return True
+        return self.wait_until(lambda: self.status is not None and condition(self.status), timeout_s, alive)
 
     def _on_status(self, message: RecorderStatus) -> None:
-        with self._changed:
+        with self.changed:
             self.status = message
-            self._changed.notify_all()
+            self.changed.notify_all()

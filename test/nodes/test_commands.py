@@ -333,12 +333,12 @@ def test_every_command_arrives_over_dds_and_none_after_close(layout: Layout, nod
     with Observer(layout.embodiment, joints=False) as observer:
         sending = [publisher for publisher in node.publishers if publisher.topic in topics.values()]
         assert len(sending) == len(topics)
-        assert observer.wait_for(lambda: all(publisher.get_subscription_count() for publisher in sending), WAIT_S)
+        assert observer.wait_until(lambda: all(publisher.get_subscription_count() for publisher in sending), WAIT_S)
         whole = track(layout)
         for to in (publishers, same):
             to.send_track(whole, TICK + 2, (TICK + 3) * PERIOD_NS)
             to.send_step(motion(layout), 5)
-        assert observer.wait_for(lambda: all(observer.streams.values()), WAIT_S)
+        assert observer.wait_until(lambda: all(observer.streams.values()), WAIT_S)
         for name, topic in topics.items():
             assert [message for _, message in observer.streams[name]] == wanted.sent[topic]
         assert sorted(len(message.joint_names) for message in observer.commands) == [1, 3]
@@ -347,5 +347,5 @@ def test_every_command_arrives_over_dds_and_none_after_close(layout: Layout, nod
         publishers.send_track(whole, TICK + 2, (TICK + 3) * PERIOD_NS)
         publishers.send_step(motion(layout), 6)
         assert not set(node.publishers) & set(sending)
-        assert observer.wait_for(lambda: not any(map(observer.node.count_publishers, topics.values())), WAIT_S)
+        assert observer.wait_until(lambda: not any(map(observer.node.count_publishers, topics.values())), WAIT_S)
         assert [len(observer.streams[name]) for name in topics] == [1] * len(topics)

@@ -31,7 +31,7 @@ class Rig:
         self.robot, self.observer, self.processes = robot, observer, processes
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        if not self.observer.wait_for(condition, WAIT_S, self.processes.check):
+        if not self.observer.wait_until(condition, WAIT_S, self.processes.check):
             last = self.observer.statuses[-1]
             log = self.processes.log("policy").read_text()[-2000:]
             pytest.fail(f"not within {WAIT_S} s: {what}; last status {last.state} {last.reason} {last.message}\n{log}")

@@ -40,7 +40,7 @@ class Rig:
         self.observer, self.processes, self.process = observer, processes, process
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        if not self.observer.wait_for(condition, WAIT_S, self.processes.check):
+        if not self.observer.wait_until(condition, WAIT_S, self.processes.check):
             last = self.observer.statuses[-1:]
             log = self.processes.log("policy").read_text()[-2000:]
             pytest.fail(f"not within {WAIT_S} s: {what}; {[(s.state, s.reason, s.message) for s in last]}\n{log}")
@@ -256,7 +256,7 @@ def test_a_sigterm_while_streaming_brings_everything_to_rest(rig: Rig) -> None:
     begin_s = time.monotonic()
     assert rig.process.wait(WAIT_S) == 0
     assert time.monotonic() - begin_s < 5.0  # promised: 2 s, on a machine that is not overloaded
-    assert rig.observer.wait_for(lambda: rig.sent("base")[-1].linear.x == 0.0, 5.0)
+    assert rig.observer.wait_until(lambda: rig.sent("base")[-1].linear.x == 0.0, 5.0)
     assert rig.sent("base")[-1].angular.z == 0.0
     assert not any(rig.sent("arm")[-1].points[-1].velocities)
     last = [message.position[0] for message in rig.sent("waist")[-2:]]

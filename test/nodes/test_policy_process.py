@@ -51,13 +51,13 @@ def test_a_signal_while_running_brakes_and_ends_cleanly(
         Observer(embodiment) as observer,
     ):
         process = processes.start("policy", node_command("policy", parameters))
-        assert observer.wait_for(lambda: len(observer.commands) > 1, WAIT_S, processes.check)
+        assert observer.wait_until(lambda: len(observer.commands) > 1, WAIT_S, processes.check)
         process.send_signal(number)
         process.send_signal(number)
         assert process.wait(2.0) == 0
         log = processes.log("policy").read_text()
         assert "Traceback" not in log, log
-        assert observer.wait_for(lambda: not any(observer.commands[-1].points[-1].velocities), 5.0)
+        assert observer.wait_until(lambda: not any(observer.commands[-1].points[-1].velocities), 5.0)
 
 
 def test_the_death_of_the_inference_process_stops_the_robot_and_configuring_again_helps(
@@ -71,7 +71,7 @@ def test_the_death_of_the_inference_process_stops_the_robot_and_configuring_agai
     ):
 
         def wait(condition: Callable[[], bool], what: str) -> None:
-            assert observer.wait_for(condition, WAIT_S, processes.check), f"{what}; {observer.statuses[-1:]}"
+            assert observer.wait_until(condition, WAIT_S, processes.check), f"{what}; {observer.statuses[-1:]}"
 
         def change(transition: int) -> None:
             request = ChangeState.Request(transition=Transition(id=transition))
@@ -122,7 +122,7 @@ def test_instructions_to_a_policy_that_hangs_do_not_hold_up_the_e_stop(
         Observer(embodiment) as observer,
     ):
         process = processes.start("policy", node_command("policy", moving(robot_yaml, checkpoint)))
-        assert observer.wait_for(lambda: len(observer.chunks) > 2, WAIT_S, processes.check)
+        assert observer.wait_until(lambda: len(observer.chunks) > 2, WAIT_S, processes.check)
         [child] = inference_processes(process.pid)
         os.kill(child, signal.SIGSTOP)
         for number in range(8):
@@ -130,7 +130,7 @@ def test_instructions_to_a_policy_that_hangs_do_not_hold_up_the_e_stop(
         time.sleep(0.3)
         pressed_s = time.monotonic()
         robot.estop.publish(Bool(data=True))
-        assert observer.wait_for(lambda: observer.statuses[-1].reason == "estop", WAIT_S, processes.check)
+        assert observer.wait_until(lambda: observer.statuses[-1].reason == "estop", WAIT_S, processes.check)
         assert time.monotonic() - pressed_s < 5.0  # the eight would wait 1 s each
         assert processes.end() == {"policy": 0}
 
@@ -145,14 +145,14 @@ def test_an_e_stop_brakes_while_nobody_reads_what_the_node_prints(robot_yaml: Pa
         subprocess.Popen(printed, stdout=writer, stderr=writer, env=ros_environment()) as process,
     ):
         try:
-            assert observer.wait_for(lambda: len(observer.chunks) > 2, WAIT_S)
+            assert observer.wait_until(lambda: len(observer.chunks) > 2, WAIT_S)
             full = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     os.write(full, b"x")
             robot.estop.publish(Bool(data=True))
-            assert observer.wait_for(lambda: observer.statuses[-1].reason == "estop", 5.0)
-            assert observer.wait_for(lambda: len(observer.commands) > len(observer.chunks), 5.0), "no brake"
+            assert observer.wait_until(lambda: observer.statuses[-1].reason == "estop", 5.0)
+            assert observer.wait_until(lambda: len(observer.commands) > len(observer.chunks), 5.0), "no brake"
         finally:
             process.kill()
             for end in (reader, writer):
@@ -165,7 +165,7 @@ def test_a_parameter_that_does_not_fit_leaves_no_inference_process(
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
         process = processes.start("policy", node_command("policy", moving(robot_yaml, checkpoint, replan_steps=900)))
         refused = "parameter 'replan_steps' is 900"
-        assert observer.wait_for(
+        assert observer.wait_until(
             lambda: bool(observer.statuses) and refused in observer.statuses[-1].message, WAIT_S, processes.check
         )
         assert inference_processes(process.pid) == []
@@ -194,7 +194,7 @@ def test_with_simulated_time_a_stopped_clock_is_refused_and_a_jump_back_is_survi
     ):
 
         def wait(condition: Callable[[], bool]) -> bool:
-            return observer.wait_for(condition, WAIT_S, processes.check)
+            return observer.wait_until(condition, WAIT_S, processes.check)
 
         processes.start("policy", node_command("policy", parameters))
         assert wait(lambda: bool(observer.statuses))  # reports and autostart need no /clock
@@ -222,7 +222,7 @@ def test_a_signal_while_the_model_is_loading_ends_the_process_in_time(
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
         process = processes.start("policy", node_command("policy", parameters))
         log = processes.log("policy")
-        assert observer.wait_for(lambda: "loading" in log.read_text(), WAIT_S, processes.check)
+        assert observer.wait_until(lambda: "loading" in log.read_text(), WAIT_S, processes.check)
         process.send_signal(signal.SIGTERM)
         assert process.wait(3.0) == 0
         assert "Traceback" not in log.read_text()
@@ -260,7 +260,7 @@ def test_configure_after_a_failure_and_again_takes_the_parameters_as_they_are_th
             assert ask(observer, SetParameters, "/groot_policy/set_parameters", request).results[0].successful
 
         def wait_instruction(text: str) -> None:
-            assert observer.wait_for(
+            assert observer.wait_until(
                 lambda: (last := observer.statuses[-1]).state == PolicyStatus.INACTIVE and last.instruction == text,
                 WAIT_S,
                 processes.check,
@@ -379,7 +379,7 @@ def test_a_bad_start_is_said_once_and_the_node_stays_up(
     parameters = {"embodiment": robot_yaml, "checkpoint": checkpoint, "autostart": True, **changes}
     with Processes(tmp_path, ros_environment()) as processes, Observer(load_embodiment(robot_yaml)) as observer:
         processes.start("policy", node_command("policy", parameters))
-        assert observer.wait_for(lambda: any(s.reason for s in observer.statuses), WAIT_S, processes.check)
+        assert observer.wait_until(lambda: any(s.reason for s in observer.statuses), WAIT_S, processes.check)
         status = observer.statuses[-1]
         assert status.state == PolicyStatus.UNCONFIGURED
         assert all(word in status.message for word in words), status.message
@@ -410,7 +410,7 @@ def test_the_command_line_goes_on_when_a_pose_that_nobody_is_sent_is_all_that_ca
     command = [sys.executable, "-m", "groot_ros.cli", "policy", "-c", str(tmp_path / "droid"), "-e", "oxe_droid"]
     with Processes(tmp_path, ros_environment()) as processes, Observer(embodiment) as observer:
         processes.start("policy", command)
-        assert observer.wait_for(
+        assert observer.wait_until(
             lambda: any(status.state == PolicyStatus.READY for status in observer.statuses), WAIT_S, processes.check
         ), observer.statuses[-1:]
         assert not observer.statuses[-1].dry_run and observer.call("dry_run", False)[0]
@@ -429,7 +429,7 @@ def test_a_robot_that_cannot_be_commanded_yet_runs_dry_and_only_dry(
         Observer(embodiment) as observer,
     ):
         processes.start("policy", node_command("policy", parameters))
-        assert observer.wait_for(lambda: len(observer.chunks) > 1, WAIT_S, processes.check)
+        assert observer.wait_until(lambda: len(observer.chunks) > 1, WAIT_S, processes.check)
         done, message = observer.call("dry_run", False)
         assert not done and f"unstoppable.yaml:{line}: limits.gripper" in message and "acceleration" in message
         assert observer.statuses[-1].dry_run
