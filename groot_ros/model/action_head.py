@@ -66,10 +66,18 @@ class Conditioning:
     image_mask: Tensor
     """bool [B,L]."""
 
+    def repeated(self, times: int) -> Conditioning:
+        """Every sample `times` times in a row."""
+        return Conditioning(
+            self.context.repeat_interleave(times, dim=0),
+            self.text_mask.repeat_interleave(times, dim=0),
+            self.image_mask.repeat_interleave(times, dim=0),
+        )
+
 
 @dataclass
 class LossOutput:
-    """The training loss and what it is made of."""
+    """The training loss and what it is made of; B counts each noise draw of an observation."""
 
     loss: Tensor
     """Scalar: sum of `action_loss` over the sum of the mask."""
@@ -165,16 +173,23 @@ class ActionHead(nn.Module):
     ) -> LossOutput:
         """Masked mean squared error of the velocity at x_t = (1-t) noise + t action; the target is action - noise.
 
-        `inputs` as for `GrootModel.loss`. `noise` [B,H,A] and `t` [B] are drawn when not given.
+        `inputs`, `noise` and `t` as for `GrootModel.loss`.
         """
         action, embodiment_id = inputs["action"], inputs["embodiment_id"]
         mask = inputs["action_mask"].to(action.dtype)
+        state_token = self._drop_states(self.encode_state(inputs["state"], embodiment_id))
+        conditioning = self.condition(backbone)
+        if noise is not None and noise.ndim == 4:
+            draws = noise.shape[1]
+            action, mask, state_token, embodiment_id = (
+                tensor.repeat_interleave(draws, dim=0) for tensor in (action, mask, state_token, embodiment_id)
+            )
+            conditioning = conditioning.repeated(draws)
+            noise, t = noise.flatten(0, 1), None if t is None else t.flatten()
         noise = torch.randn_like(action) if noise is None else noise.to(action)
         t = self.sample_time(action.shape[0], action.device) if t is None else t.to(action.device)
         timestep = (t * self.config.num_timestep_buckets).long()
         mix = t.to(action.dtype)[:, None, None]
-        state_token = self._drop_states(self.encode_state(inputs["state"], embodiment_id))
-        conditioning = self.condition(backbone)
         predicted = self.velocity((1 - mix) * noise + mix * action, timestep, state_token, conditioning, embodiment_id)
         action_loss = (predicted - (action - noise)).square() * mask
         loss = action_loss.sum() / (mask.sum() + self.flow.loss_epsilon)

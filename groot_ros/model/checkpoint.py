@@ -42,6 +42,7 @@ __all__ = [
     "load_model",
     "resolve_checkpoint",
     "save_model",
+    "save_state",
     "write_json",
     "write_weights",
 ]
@@ -173,6 +174,7 @@ def load_model(
     device: str | torch.device = "cpu",
     keep_unused: bool = True,
     match_reference_bf16: bool = False,
+    state_dropout_prob: float | None = None,
 ) -> GrootModel:
     """The network of a checkpoint directory, in eval mode.
 
@@ -187,6 +189,7 @@ def load_model(
         keep_unused: load the tensors that the network never reads where the files have them, for saving them again;
             the parameters of all others are None.
         match_reference_bf16: see `Backbone.match_reference_bf16`.
+        state_dropout_prob: for training, in place of the config's; None: the config's.
 
     Raises:
         CheckpointError: a file is missing or broken, config and weights are of different generations, or tensors are
@@ -194,6 +197,8 @@ def load_model(
     """
     directory = Path(directory)
     config = load_config(directory)
+    if state_dropout_prob is not None:
+        config = dataclasses.replace(config, state_dropout_prob=state_dropout_prob)
     stored = find_tensors(directory)
     _check_generation(directory, config, stored)
     try:
@@ -249,9 +254,18 @@ def save_model(model: GrootModel, directory: str | Path, *, max_shard_bytes: int
     Raises:
         OSError: the directory cannot be written.
     """
+    save_state(model.state_dict(), directory, max_shard_bytes=max_shard_bytes)
+    write_json(Path(directory) / CONFIG_NAME, model.config.to_dict())
+
+
+def save_state(state: Mapping[str, Tensor], directory: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Writes the tensors of a state dict in NVIDIA's layout, in their dtypes, in place of older weights.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
     first = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
 
@@ -261,7 +275,6 @@ def save_model(model: GrootModel, directory: str | Path, *, max_shard_bytes: int
         return value if first[state[name].data_ptr()] == name else value.clone()
 
     write_weights(directory, sizes, tensor, max_shard_bytes=max_shard_bytes)
-    write_json(directory / CONFIG_NAME, model.config.to_dict())
 
 
 def write_weights(

@@ -94,13 +94,14 @@ class GrootModel(nn.Module):
 
         Args:
             inputs: see the class.
-            noise: float [B,H,A], drawn when None.
-            t: float [B] in [0,1), drawn when None.
+            noise: float [B,H,A], drawn when None; [B,K,H,A]: K draws per sample, for which the backbone runs once.
+            t: float [B] (with K draws [B,K]) in [0,1), drawn when None.
 
         Raises:
             ValueError: an input is missing or of the wrong shape; the message names it.
         """
         inputs = self.prepare(inputs, TRAINING_INPUTS)
+        _check_draws(inputs["action"], noise, t)
         return self.action_head.loss(self.backbone(inputs), inputs, noise, t)
 
     @torch.no_grad()
@@ -166,3 +167,18 @@ class GrootModel(nn.Module):
         return {
             key: inputs[key].to(device) if key in INTEGER_INPUTS else inputs[key].to(device, dtype) for key in required
         }
+
+
+def _check_draws(action: Tensor, noise: Tensor | None, t: Tensor | None) -> None:
+    """ValueError unless noise and times are those of `action` [B,H,A]."""
+    batch, horizon, width = action.shape
+    expected: tuple[int, ...] = (batch,)
+    if noise is not None:
+        if noise.ndim not in (3, 4) or (noise.shape[0], *noise.shape[-2:]) != (batch, horizon, width):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, expected {(batch, horizon, width)}, or with K draws per "
+                f"sample ({batch}, K, {horizon}, {width})"
+            )
+        expected = tuple(noise.shape[:-2])
+    if t is not None and tuple(t.shape) != expected:
+        raise ValueError(f"t has shape {tuple(t.shape)}, expected {expected}")
