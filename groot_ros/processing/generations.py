@@ -101,6 +101,8 @@ N1D5 = Generation(
         "max_action_horizon": 16,
         "image_size": 224,
         "patch_size": 14,
+        # NVIDIA's data configurations have it in their code.
+        "color_jitter_params": {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08},
         "model_name": _QWEN3,
     },
     embodiment_ids=N1D5_IDS,

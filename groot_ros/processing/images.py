@@ -1,7 +1,9 @@
-"""Camera frames -> frames of the size the vision tower is fed with: NVIDIA's evaluation transforms.
+"""Camera frames -> frames of the size the vision tower is fed with: NVIDIA's transforms.
 
-They give the same bytes as the reference (albumentations or torchvision) without needing those packages. Frames stay
-channels-last uint8, which is also the layout torch resizes fastest. `groot_ros.processing.patches` comes after.
+For evaluation they give the same bytes as the reference (albumentations or torchvision) without needing those packages.
+With a `Draw` they are the training transforms: the crop lies elsewhere, and turn and colours come after
+(`groot_ros.processing.augmentation`). Frames stay channels-last uint8, which is also the layout torch resizes fastest.
+`groot_ros.processing.patches` comes after.
 """
 
 from __future__ import annotations
@@ -15,20 +17,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from groot_ros.processing.augmentation import Draw, augment_frame, augment_planes, corner
 from groot_ros.processing.errors import ProcessorError, describe
 
 Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """The deterministic transform of N1.6 and N1.7: optional letterbox, resize, centre crop, resize.
+class ImageTransform:
+    """The transform of N1.6 and N1.7: optional letterbox, resize, crop (of the centre, or as drawn), resize.
 
     Attributes:
         use_albumentations: True (released checkpoints): scale the SHORTER side with area averaging, keeping
             the aspect ratio. False: resize to `target_size` with antialiased bilinear filtering, as torchvision does.
         shortest_edge: shorter side in pixels after each scaling (albumentations).
-        crop_fraction: share of each side that the centre crop keeps (albumentations).
+        crop_fraction: share of each side that the crop keeps (albumentations).
         target_size, crop_size: (height, width) of the torchvision path.
         letter_box: pad to a square with black first.
     """
@@ -41,7 +44,7 @@ class EvalTransform:
     letter_box: bool = False
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, Any], where: str) -> EvalTransform:
+    def from_kwargs(cls, kwargs: Mapping[str, Any], where: str) -> ImageTransform:
         """Reads the image settings of `processor_kwargs`.
 
         Keys: use_albumentations, shortest_image_edge, crop_fraction, image_target_size, image_crop_size,
@@ -79,25 +82,35 @@ class EvalTransform:
             )
         return cls(flags["use_albumentations"], edge, fraction, target, crop, flags["letter_box_transform"])
 
-    def __call__(self, frames: Frames) -> Frames:
-        """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3]."""
+    def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames:
+        """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3]; with `draw` as in training."""
         if self.letter_box:
             frames = letter_box(frames)
         if not self.use_albumentations:
-            return self._torchvision(frames)
+            return self._torchvision(frames, draw)
         assert self.shortest_edge is not None and self.crop_fraction is not None
-        return np.stack([_scale_crop_scale(frame, self.shortest_edge, self.crop_fraction) for frame in frames])
+        scaled = [_scale_crop_scale(frame, self.shortest_edge, self.crop_fraction, draw) for frame in frames]
+        return np.stack(scaled if draw is None else [augment_frame(frame, draw) for frame in scaled])
 
-    def _torchvision(self, frames: Frames) -> Frames:
+    def _torchvision(self, frames: Frames, draw: Draw | None) -> Frames:
         assert self.target_size is not None and self.crop_size is not None
-        (height, width), (rows, columns) = self.target_size, self.crop_size
-        # torchvision rounds the crop's corner (halves to even); albumentations rounds down.
-        top, left = round((height - rows) / 2), round((width - columns) / 2)
+        rows, columns = self.crop_size
+        top, left = _torchvision_corner(self.target_size, self.crop_size, draw)
         resized = resize_antialiased(
             torch.from_numpy(np.require(frames, requirements=["C", "W"])), self.target_size, "bilinear"
         )
         cropped = resized[:, top : top + rows, left : left + columns]
-        return resize_antialiased(cropped, self.target_size, "bilinear").contiguous().numpy()
+        scaled = resize_antialiased(cropped, self.target_size, "bilinear")
+        if draw is not None:
+            scaled = augment_planes(scaled.permute(0, 3, 1, 2), draw).permute(0, 2, 3, 1)
+        return scaled.contiguous().numpy()
+
+
+def _torchvision_corner(size: tuple[int, int], cropped: tuple[int, int], draw: Draw | None) -> tuple[int, int]:
+    """Upper left pixel (row, column) of the crop; torchvision rounds (halves to even), albumentations rounds down."""
+    if draw is not None:
+        return corner(size, cropped, draw)
+    return round((size[0] - cropped[0]) / 2), round((size[1] - cropped[1]) / 2)
 
 
 def _size(value: Any, where: str) -> tuple[int, int] | None:
@@ -126,16 +139,18 @@ def scale_shorter_side(frame: Frames, edge: int) -> Frames:
     return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def crop_centre(frame: Frames, fraction: float) -> Frames:
-    """The middle of one frame [H, W, 3]; sizes and corner rounded down, as albumentations does."""
+def crop_part(frame: Frames, fraction: float, draw: Draw | None = None) -> Frames:
+    """The middle of one frame [H, W, 3], or the part drawn; sizes and corner rounded down, as albumentations does."""
     height, width = frame.shape[:2]
     rows, columns = int(height * fraction), int(width * fraction)
     top, left = (height - rows) // 2, (width - columns) // 2
+    if draw is not None:
+        top, left = corner((height, width), (rows, columns), draw)
     return frame[top : top + rows, left : left + columns]
 
 
-def _scale_crop_scale(frame: Frames, edge: int, fraction: float) -> Frames:
-    return scale_shorter_side(crop_centre(scale_shorter_side(frame, edge), fraction), edge)
+def _scale_crop_scale(frame: Frames, edge: int, fraction: float, draw: Draw | None) -> Frames:
+    return scale_shorter_side(crop_part(scale_shorter_side(frame, edge), fraction, draw), edge)
 
 
 def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
@@ -149,7 +164,7 @@ def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -
 
 @dataclass(frozen=True)
 class FloatTransform:
-    """N1.5's deterministic transform: centre crop, then a square by antialiased bilinear filtering, in float32.
+    """N1.5's transform: crop (of the centre, or as drawn), then a square by antialiased bilinear filtering, in float32.
 
     Attributes:
         size: edge of the square in pixels.
@@ -159,8 +174,11 @@ class FloatTransform:
     size: int
     crop_fraction: float
 
-    def __call__(self, frames: Frames) -> Frames:
+    def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames:
         """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3]; the last step cuts off fractions, it does not round.
+
+        Args:
+            draw: as in training.
 
         Raises:
             ProcessorError: nothing is left by the crop.
@@ -171,7 +189,7 @@ class FloatTransform:
             raise ProcessorError(
                 "video", f"frames of which {self.crop_fraction} is a pixel", f"{height}x{width} pixels"
             )
-        top, left = round((height - rows) / 2), round((width - columns) / 2)
+        top, left = _torchvision_corner((height, width), (rows, columns), draw)
         images = (
             torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).to(torch.float32) / 255
         )
@@ -179,4 +197,6 @@ class FloatTransform:
         resized = torch.nn.functional.interpolate(
             cropped, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
         )
+        if draw is not None:
+            resized = augment_planes(resized, draw)
         return (resized.permute(0, 2, 3, 1) * 255).to(torch.uint8).contiguous().numpy()

@@ -213,6 +213,7 @@ class Processor:
         state: Groups,
         instruction: str,
         action: Groups | None = None,
+        augment: np.random.Generator | None = None,
     ) -> Sample:
         """One observation -> one sample.
 
@@ -221,6 +222,8 @@ class Processor:
             state: group -> float32 [T, D], physical units (float64 is rounded to float32).
             instruction: what the robot is to do.
             action: for training, group -> float32 [H, D], physical and absolute, H = len(delta_indices) of action.
+            augment: for training, crops, turns and colours the frames (`groot_ros.processing.augmentation`): one draw
+                from it for all views and steps; None: the transform of evaluation.
 
         Returns:
             numpy arrays: input_ids int64 [L]; pixel_values float32 [patches, P]; image_grid_thw int64 [images, 3],
@@ -238,7 +241,7 @@ class Processor:
         sample["state"], state_mask = self._state_rows(physical)
         if self._files.generation.bool_masks:
             sample["state_mask"] = state_mask
-        sample["pixel_values"], grids = self._images.encode(video)
+        sample["pixel_values"], grids = self._images.encode(video, augment)
         sample["image_grid_thw"] = np.asarray(grids, dtype=np.int64)
         sample["input_ids"] = self.prompts.encode(instruction, grids, quoted=self._quoted and action is None)
         if action is not None:

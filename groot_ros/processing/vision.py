@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from groot_ros.processing.augmentation import Augmentation, Draw
 from groot_ros.processing.checks import check_keys, checked_frames
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe
-from groot_ros.processing.images import EvalTransform, FloatTransform, Frames
+from groot_ros.processing.images import FloatTransform, Frames, ImageTransform
 from groot_ros.processing.modality import ModalityConfig
 from groot_ros.processing.patches import EagleLayout, Grid, Layout, Patches, PatchLayout, TileLayout
 
-Transform = Callable[[Frames], Frames]
 # Views of a checkpoint whose robot is not known yet.
 _ASSUMED_SIZE = (256, 256)
 # Rounding to whole pixels changes a ratio by less.
 _ASPECT_TOLERANCE = 0.02
+
+
+class Transform(Protocol):
+    """Frames uint8 [N, H, W, 3] of one view -> uint8 [N, h, w, 3]; with a draw as in training."""
+
+    def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames: ...
 
 
 class ImageEncoder:
@@ -29,12 +35,24 @@ class ImageEncoder:
         layout: the patch geometry.
     """
 
-    def __init__(self, transform: Transform, layout: Layout, video: ModalityConfig, one_size: bool) -> None:
-        self._transform, self.layout = transform, layout
+    def __init__(
+        self,
+        transform: Transform,
+        layout: Layout,
+        video: ModalityConfig,
+        one_size: bool,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self._transform, self.layout, self._augmentation = transform, layout, augmentation or Augmentation()
         self._keys, self._steps, self._one_size = video.modality_keys, len(video.delta_indices), one_size
 
-    def encode(self, video: Mapping[str, Frames]) -> tuple[Patches, tuple[Grid, ...]]:
+    def encode(
+        self, video: Mapping[str, Frames], augment: np.random.Generator | None = None
+    ) -> tuple[Patches, tuple[Grid, ...]]:
         """Patches of all images, time-major and view-minor, and one grid per image.
+
+        Args:
+            augment: transform them as in training, by one draw from it for all; None: as in evaluation.
 
         Raises:
             ProcessorError: a missing or unknown view, a wrong type or shape, or sizes that differ: of the views (N1.5),
@@ -43,7 +61,8 @@ class ImageEncoder:
         check_keys("video", video, self._keys)
         frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
         self._check_resolutions({key: value.shape[1:3] for key, value in frames.items()})
-        views = [self._transform(value) for value in frames.values()]
+        draw = None if augment is None else self._augmentation.draw(augment)
+        views = [self._transform(value, draw) for value in frames.values()]
         _check_shapes({key: view.shape[1:3] for key, view in zip(frames, views, strict=True)})
         ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
         patches, grid = self.layout.patches(ordered)
@@ -99,7 +118,8 @@ def image_encoder(
         ProcessorError: image settings that are wrong or do not fit together.
     """
     transform, own = _PIPELINES[files.generation.name](files, directory)
-    return ImageEncoder(transform, layout or own, video, files.generation.one_view_size)
+    augmentation = Augmentation.from_kwargs(files.image_kwargs(), files.where)
+    return ImageEncoder(transform, layout or own, video, files.generation.one_view_size, augmentation)
 
 
 def _tiles(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
@@ -110,12 +130,12 @@ def _tiles(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, La
 
 
 def _eagle(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
-    return EvalTransform.from_kwargs(files.image_kwargs(), files.where), EagleLayout()
+    return ImageTransform.from_kwargs(files.image_kwargs(), files.where), EagleLayout()
 
 
 def _qwen(files: ProcessorFiles, directory: Path | None) -> tuple[Transform, Layout]:
     layout = PatchLayout() if directory is None else PatchLayout.from_directory(directory)
-    return EvalTransform.from_kwargs(files.image_kwargs(), files.where), layout
+    return ImageTransform.from_kwargs(files.image_kwargs(), files.where), layout
 
 
 _PIPELINES: dict[str, Callable[[ProcessorFiles, Path | None], tuple[Any, Layout]]] = {

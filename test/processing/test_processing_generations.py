@@ -12,7 +12,7 @@ import pytest
 from processing_helpers import held, observation
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform
+from groot_ros.processing.images import ImageTransform
 from groot_ros.processing.patches import EagleLayout
 from groot_ros.processing.processor import Processor
 
@@ -135,7 +135,7 @@ def test_n1d6_pads_to_a_square_unless_the_file_says_otherwise(n1d6_checkpoint: P
             )
         processor = Processor.from_checkpoint(n1d6_checkpoint, TAG["n1d6"])
         given = observation(processor, size=(48, 96))
-        transform = EvalTransform.from_kwargs({**settings, "letter_box_transform": letter_box is not False}, "")
+        transform = ImageTransform.from_kwargs({**settings, "letter_box_transform": letter_box is not False}, "")
         patches, grid = EagleLayout().patches(transform(given["video"]["image"]))
         sample = processor.encode(**given)
         assert sample["image_grid_thw"][0].tolist() == list(grid)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.generations import N1D6
-from groot_ros.processing.images import EvalTransform, crop_centre, letter_box, scale_shorter_side
+from groot_ros.processing.images import ImageTransform, crop_part, letter_box, scale_shorter_side
 from groot_ros.processing.language import PromptEncoder, formalize, load_tokenizer
 from groot_ros.processing.modality import ActionConfig, ActionFormat, ActionRep, ModalityConfig
 from groot_ros.processing.patches import EagleLayout
@@ -59,7 +59,7 @@ def test_golden_image_transforms(images: Arrays, info: dict[str, Any]) -> None:
         # As a file says it: no key for the letterbox, which NVIDIA's code of February 2026 always has.
         kwargs = {**N1D6.defaults, **settings, "use_albumentations": name.startswith("alb.")}
         frames = images[f"in.{name.rsplit('.', 1)[1]}"][None]
-        result = planes(EvalTransform.from_kwargs(kwargs, "case")(frames))
+        result = planes(ImageTransform.from_kwargs(kwargs, "case")(frames))
         assert list(result.shape) == case["out_shape"], name
         np.testing.assert_array_equal(result, images[name], err_msg=name)
 
@@ -72,7 +72,7 @@ def test_golden_stages(images: Arrays) -> None:
         edge = int(edge_text.removeprefix("edge"))
         padded = letter_box(images[f"in.{picture}"][None])[0]
         scaled = scale_shorter_side(padded, edge)
-        cropped = crop_centre(scaled, 0.95)
+        cropped = crop_part(scaled, 0.95)
         for index, stage in enumerate((padded, scaled, cropped, scale_shorter_side(cropped, edge))):
             np.testing.assert_array_equal(stage, images[f"{case}.{index}"], err_msg=f"{case}.{index}")
 
@@ -90,7 +90,7 @@ def test_golden_original_pipeline_without_letterbox(folder: Path) -> None:
             "crop_fraction": float(fraction),
             "letter_box_transform": False,
         }
-        frames = EvalTransform.from_kwargs({**N1D6.defaults, **kwargs}, "case")(io[f"in.{picture}"][None])
+        frames = ImageTransform.from_kwargs({**N1D6.defaults, **kwargs}, "case")(io[f"in.{picture}"][None])
         np.testing.assert_array_equal(planes(frames), io[f"alb.{name}"], err_msg=name)
         resized = EagleLayout().resize(frames)
         np.testing.assert_array_equal(resized[0], io[f"smart.{name}"], err_msg=name)

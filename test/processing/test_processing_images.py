@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform, FloatTransform
+from groot_ros.processing.images import FloatTransform, ImageTransform
 from groot_ros.processing.patches import EagleLayout, PatchLayout, TileLayout
 
 SETTINGS = ("image_target_size", "image_crop_size", "shortest_image_edge", "crop_fraction")
@@ -33,7 +33,7 @@ def test_golden_eval_transforms(n1d7: Path) -> None:
             "letter_box_transform": case["letter_box"],
         }
         frames = io[f"{case['name']}.in"][None]
-        result = EvalTransform.from_kwargs(kwargs, "case")(frames)[0].transpose(2, 0, 1)
+        result = ImageTransform.from_kwargs(kwargs, "case")(frames)[0].transpose(2, 0, 1)
         name = f"{case['name']}.{case['path']}_eval.letterbox{int(case['letter_box'])}"
         np.testing.assert_array_equal(result, io[name], err_msg=name)
 
@@ -78,7 +78,7 @@ def test_sizes_with_the_released_settings(
     source: tuple[int, int], transformed: tuple[int, int], grid: tuple[int, int, int]
 ) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
-    result = EvalTransform.from_kwargs(RELEASED, "test")(frames)
+    result = ImageTransform.from_kwargs(RELEASED, "test")(frames)
     assert result.shape == (2, *transformed, 3)
     patches, found = PatchLayout().patches(result)
     assert found == grid
@@ -89,7 +89,7 @@ def test_sizes_with_the_released_settings(
 
 def test_frames_do_not_influence_each_other() -> None:
     frames = np.random.default_rng(1).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
-    transform, layout = EvalTransform.from_kwargs(RELEASED, "test"), PatchLayout(1024)
+    transform, layout = ImageTransform.from_kwargs(RELEASED, "test"), PatchLayout(1024)
     together = layout.patches(transform(frames))[0]
     for index in range(3):
         np.testing.assert_array_equal(together[index], layout.patches(transform(frames[index : index + 1]))[0][0])
@@ -139,7 +139,7 @@ def test_patch_sizes_are_multiples_within_the_limits(height: int, width: int) ->
 )
 def test_refused_image_settings_are_named(change: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(ProcessorError) as caught:
-        EvalTransform.from_kwargs({**RELEASED, **change}, "processor_config.json: kwargs")
+        ImageTransform.from_kwargs({**RELEASED, **change}, "processor_config.json: kwargs")
     for part in ["processor_config.json: kwargs", *parts]:
         assert part in str(caught.value)
 

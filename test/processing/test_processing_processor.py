@@ -15,7 +15,7 @@ from processing_helpers import TableTokenizer, groups
 
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError
-from groot_ros.processing.images import EvalTransform
+from groot_ros.processing.images import ImageTransform
 from groot_ros.processing.patches import PatchLayout
 from groot_ros.processing.processor import Processor
 
@@ -109,7 +109,7 @@ def test_images_are_ordered_by_time_then_view(checkpoint: Path) -> None:
     processor = Processor.from_checkpoint(checkpoint, TAG)
     given = observation()
     sample = processor.encode(**given)
-    transform = EvalTransform.from_kwargs(
+    transform = ImageTransform.from_kwargs(
         {"use_albumentations": True, "shortest_image_edge": 32, "crop_fraction": 0.95}, ""
     )
     frames = [given["video"][view][t] for t in range(2) for view in ("front", "wrist")]
