@@ -1,4 +1,4 @@
-"""The simulated arm: MuJoCo physics of ``arm.xml`` and its two cameras.
+"""The simulated arm: MuJoCo physics of ``arm.xml`` and its three cameras.
 
 ``import mujoco`` reads ``MUJOCO_GL`` once, so it happens here inside ``load_mujoco`` and after the choice of ``gl.py``.
 """
@@ -18,20 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.simulation import gl
+from groot_ros.simulation.scene import CUBES, JOINTS, Scene, cube_state, free_scene
+from groot_ros.simulation.tasks import Judge, Task, Verdict
 
 MODEL_FILE = Path(__file__).with_name("arm.xml")
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-CAMERAS = ("front", "wrist")
-CUBES = ("red_cube", "blue_cube")
-
-# Start pose (rad, order of JOINTS): folded back over the base, hand above the table; and how far a reset varies it.
-HOME_RAD = np.array([0.0, -0.9, 0.9, 1.0, 0.0, 0.5])
-HOME_SPREAD_RAD = np.array([0.30, 0.10, 0.10, 0.10, 0.30, 0.15])
-# Where cubes are put: a sector of the mat in reach, with a gap that the open gripper fits into.
-CUBE_RADIUS_M = (0.19, 0.29)
-CUBE_BEARING_RAD = 0.5
-CUBE_GAP_M = 0.085
-CUBE_HALF_M = 0.022
+CAMERAS = ("front", "wrist", "top")
 
 CLAMP_TOLERANCE_RAD = 0.02  # a cubic between points at a limit swings that far over it
 
@@ -111,7 +102,7 @@ class ArmView:
                 f"cannot render the cameras: {error}; install `sudo apt-get install {gl.APT_PACKAGES}`"
             ) from error
         self._noise = {
-            camera: SensorNoise((height, width, 3), seed * len(CAMERAS) + CAMERAS.index(camera))
+            camera: SensorNoise((height, width, 3), _noise_seed(seed, camera))
             for camera, (width, height) in sizes.items()
         }
 
@@ -140,14 +131,18 @@ class SimArm:
 
     Args:
         seed: of the start pose, the cubes' places and the cameras' noise.
-        width: of both cameras of ``render``, px.
-        height: of both cameras of ``render``, px.
+        width: of all cameras of ``render``, px.
+        height: of all cameras of ``render``, px.
+        task: what the first scene is for; None: both cubes, and nothing to do.
+
+    Attributes:
+        scene: what the last reset has set up.
     """
 
     joints = JOINTS
     cameras = CAMERAS
 
-    def __init__(self, seed: int = 0, width: int = 224, height: int = 224) -> None:
+    def __init__(self, seed: int = 0, width: int = 224, height: int = 224, task: Task | None = None) -> None:
         self._mujoco = load_mujoco()
         self.model = self._mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data = self._mujoco.MjData(self.model)
@@ -158,26 +153,27 @@ class SimArm:
         self._qvel = np.array([joint.dofadr[0] for joint in addresses])
         self._range = self.model.actuator_ctrlrange
         self._steps = 0
-        self.reset(seed)
+        self.reset(seed, task)
 
     @property
     def time_s(self) -> float:
         """Physics time since the last reset."""
         return self._steps * float(self.model.opt.timestep)
 
-    def reset(self, seed: int) -> None:
-        """Start anew at time 0: a start pose and places of the cubes drawn from ``seed``, everything at rest."""
-        rng = np.random.default_rng(seed)
+    def reset(self, seed: int, task: Task | None = None) -> None:
+        """Start anew at time 0: a start pose and places of the cubes drawn from ``seed``, everything at rest.
+
+        With a ``task`` the scene is one for it, and ``verdict`` judges.
+        """
+        self.scene: Scene = free_scene(seed) if task is None else task.scene(seed)
         self._mujoco.mj_resetData(self.model, self._data)
         self._steps = 0
-        pose = HOME_RAD + rng.uniform(-HOME_SPREAD_RAD, HOME_SPREAD_RAD)
-        self._data.qpos[self._qpos] = pose
-        self._data.ctrl[:] = pose
-        for name, place in zip(CUBES, _place_cubes(rng), strict=True):
-            x, y, yaw = place
-            state = [x, y, CUBE_HALF_M, math.cos(0.5 * yaw), 0.0, 0.0, math.sin(0.5 * yaw)]
-            self._data.joint(name).qpos[:] = state
+        self._data.qpos[self._qpos] = self.scene.pose_rad
+        self._data.ctrl[:] = self.scene.pose_rad
+        for name, place in self.scene.cubes.items():
+            self._data.joint(name).qpos[:] = cube_state(name, place)
         self._mujoco.mj_forward(self.model, self._data)
+        self._judge = None if task is None else Judge(task.goal, self.scene.target, self.cube_positions())
 
     def step(self, to_time_s: float) -> None:
         """Advance physics to ``to_time_s`` (rounded to the physics step of 2 ms), driving towards the targets.
@@ -226,9 +222,23 @@ class SimArm:
             self._data.ctrl[index] = min(max(value, low), high)
         return clamped
 
+    def verdict(self) -> Verdict:
+        """How the task of the last reset stands; ask on every tick of a control loop, at least 20 times a second.
+
+        Without a task: no success, no failure, and a distance that is not a number.
+        """
+        if self._judge is None:
+            return Verdict(False, "", math.nan)
+        return self._judge.update(self.time_s, self.grasp_position(), self.cube_positions())
+
     def cube_positions(self) -> dict[str, NDArray[np.float64]]:
-        """Cube -> centre [3] in metres, in the frame of the arm's base."""
-        return {name: self._data.joint(name).qpos[:3].copy() for name in CUBES}
+        """Cube -> centre [3] in metres, in the frame of the arm's base; parked cubes left out."""
+        places = self.scene.cubes
+        return {name: self._data.joint(name).qpos[:3].copy() for name in CUBES if places[name] is not None}
+
+    def cube_poses(self) -> dict[str, NDArray[np.float64]]:
+        """Cube -> centre in metres and quaternion w, x, y, z [7], parked or not."""
+        return {name: self._data.joint(name).qpos.copy() for name in CUBES}
 
     def grasp_position(self) -> NDArray[np.float64]:
         """The point between the fingertips [3], in metres."""
@@ -239,7 +249,7 @@ class SimArm:
         return np.array(self._data.qpos)
 
     def render(self, camera: str) -> NDArray[np.uint8]:
-        """Return the present RGB image uint8 [height, width, 3] of ``front`` or ``wrist``."""
+        """Return the present RGB image uint8 [height, width, 3] of one of ``CAMERAS``."""
         if camera not in CAMERAS:
             raise KeyError(f"no camera '{camera}': the arm has {', '.join(CAMERAS)}")
         if self._view is None:
@@ -253,12 +263,6 @@ class SimArm:
             self._view = None
 
 
-def _place_cubes(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Places (x, y, yaw) [2, 3] in the sector, at least ``CUBE_GAP_M`` apart; about two draws are enough."""
-    while True:
-        radius = rng.uniform(*CUBE_RADIUS_M, len(CUBES))
-        bearing = rng.uniform(-CUBE_BEARING_RAD, CUBE_BEARING_RAD, len(CUBES))
-        yaw = rng.uniform(-math.pi / 4, math.pi / 4, len(CUBES))
-        places = np.stack([radius * np.cos(bearing), radius * np.sin(bearing), yaw], axis=1)
-        if np.hypot(*(places[0, :2] - places[1, :2])) >= CUBE_GAP_M:
-            return places
+def _noise_seed(seed: int, camera: str) -> int:
+    """Another one for each camera; for the first two as it was before there was a third."""
+    return 2 * seed + CAMERAS.index(camera) if camera in CAMERAS[:2] else ~seed & 0xFFFFFFFF

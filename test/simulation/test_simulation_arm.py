@@ -13,18 +13,8 @@ import pytest
 
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.simulation import gl
-from groot_ros.simulation.arm import (
-    CAMERAS,
-    CUBE_GAP_M,
-    HOME_RAD,
-    HOME_SPREAD_RAD,
-    JOINTS,
-    MODEL_FILE,
-    NOISE_MAX,
-    ArmView,
-    SensorNoise,
-    SimArm,
-)
+from groot_ros.simulation.arm import CAMERAS, MODEL_FILE, NOISE_MAX, ArmView, SensorNoise, SimArm
+from groot_ros.simulation.scene import HOME_RAD, HOME_SPREAD_RAD, JOINTS, WIDE
 
 
 @pytest.fixture
@@ -87,7 +77,7 @@ def test_scenes_are_at_rest_and_in_reach(seed: int) -> None:
     assert np.abs(np.array(list(arm.positions().values())) - HOME_RAD).max() <= HOME_SPREAD_RAD.max()
     start = arm.cube_positions()
     a, b = start.values()
-    assert np.hypot(*(a - b)[:2]) >= CUBE_GAP_M
+    assert np.hypot(*(a - b)[:2]) >= WIDE.gap_m
     for cube in start.values():
         assert 0.18 < np.hypot(*cube[:2]) < 0.30
     before = arm.positions()
@@ -166,7 +156,7 @@ def test_noise_saturates() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"top": (64, 64)}, "no camera 'top': the arm has front, wrist"), ({"front": (1920, 1080)}, "at most")],
+    [({"left": (64, 64)}, "no camera 'left': the arm has front, wrist, top"), ({"front": (1920, 1080)}, "at most")],
 )
 def test_impossible_views(sizes: dict[str, tuple[int, int]], message: str, arm: SimArm) -> None:
     with pytest.raises(ValueError, match=message):
