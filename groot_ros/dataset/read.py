@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,17 @@ class Dataset:
             methods, for the file that they read.
     """
 
+    versions: ClassVar[tuple[str, ...]] = VERSIONS
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
         self.info = read_json(self.root, paths.INFO)
         version = self.info.get("codebase_version")
-        if version not in VERSIONS:
+        if version not in self.versions:
             more = ": it has been converted already; work on the v2.1 it was made of" if version == "v3.0" else ""
             raise DatasetError(
-                f"{self.root / paths.INFO}: codebase_version: expected {' or '.join(VERSIONS)}, found {version!r}{more}"
+                f"{self.root / paths.INFO}: codebase_version: expected {' or '.join(self.versions)}, found "
+                f"{version!r}{more}"
             )
 
     @property
