@@ -16,8 +16,6 @@ from groot_ros.embodiment.units import to_model
 
 CHANGED = {"cameras": {"video", "description"}, "joints": {"state", "action", "gate", "description"}}
 ROBOTS = list(available_embodiments())
-    (name, generation) for name in available_embodiments() for generation in embodiment_generations(name) or [None]
-]
 
 
 def test_cameras_are_swapped(tmp_path: Path) -> None:
@@ -55,9 +53,7 @@ def shared(robot: Embodiment, left_out: set[str]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ROBOTS)
 @pytest.mark.parametrize("control", CONTROLS)
-def test_every_robot_loads_under_a_control_or_says_why_not(
-    name: str, control: str, tmp_path: Path
-) -> None:
+def test_every_robot_loads_under_a_control_or_says_why_not(name: str, control: str, tmp_path: Path) -> None:
     """Nothing but the control's own sections may change; keys, widths and units stay the checkpoint's."""
     generation = (embodiment_generations(name) or (None,))[0]
     robot = load_embodiment(name, generation)
@@ -65,9 +61,7 @@ def test_every_robot_loads_under_a_control_or_says_why_not(
     arms = [spec for spec in robot.action.values() if len(spec.joints or []) >= 2]
     target = tmp_path / "control.yaml"
     if len(cameras) < 2 and control == "cameras":
-        with pytest.raises(
-            EmbodimentError, match=r"video: .* expected two cameras.*use the control joints"
-        ):
+        with pytest.raises(EmbodimentError, match=r"video: .* expected two cameras.*use the control joints"):
             write_control(name, control, target, generation=generation)
         return
     if not arms and control == "joints":
