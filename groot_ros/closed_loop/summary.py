@@ -83,10 +83,10 @@ def summarize(chunks: Sequence[ActionChunk], status: PolicyStatus) -> Summary:
         chunks=len(chunks),
         chunk_rate_hz=(len(chunks) - 1) / span_s if span_s > 0 else 0.0,
         refused=dict(zip(status.refusal_reasons, [int(count) for count in status.refusal_counts], strict=True)),
-        model=_spread(np.array([chunk.model_s for chunk in chunks])),
-        overhead=_spread(np.array([chunk.overhead_s for chunk in chunks])),
-        age_at_publish=_spread(ages_s),
-        stages={WAITING: _spread(before_s), **{name: _spread(values) for name, values in stages_s.items()}},
+        model=spread(np.array([chunk.model_s for chunk in chunks])),
+        overhead=spread(np.array([chunk.overhead_s for chunk in chunks])),
+        age_at_publish=spread(ages_s),
+        stages={WAITING: spread(before_s), **{name: spread(values) for name, values in stages_s.items()}},
         points_trimmed_mean=float(np.mean([chunk.points_trimmed for chunk in chunks])),
         clamped_share=float(changed.mean()) if changed.size else 0.0,
         machine=machine_name(),
@@ -105,6 +105,7 @@ def machine_name() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def _spread(values_s: np.ndarray) -> Spread:
+def spread(values_s: np.ndarray) -> Spread:
+    """Percentiles of at least one time (s)."""
     p50, p95 = np.percentile(values_s, [50.0, 95.0])
     return Spread(1e3 * float(p50), 1e3 * float(p95), 1e3 * float(values_s.max()))

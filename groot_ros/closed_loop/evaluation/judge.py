@@ -1,0 +1,215 @@
+"""What an episode came to, decided from what topics said and when. No ROS: events in, a verdict out."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from groot_ros.policy.supervisor import LATCHED, MOVING, State
+
+TIME_LIMIT = "time_limit"
+# Latched stops that say nothing about what the policy can do: a person, or the machine.
+NOT_THE_POLICYS = frozenset({"estop", "control_gap", "inference_timeout"})
+
+
+class Interrupted(RuntimeError):
+    """Something failed that is not the policy's skill: no episode is counted, the run ends and can be resumed."""
+
+
+class Phase(enum.Enum):
+    """Where an episode is."""
+
+    RESETTING = "resetting"  # what the topics say may be of the scene before
+    CLEARING = "clearing"  # the new scene stands, and its success is not yet known to be false
+    READY = "ready"
+    RUNNING = "running"
+    OVER = "over"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counters of the policy node since it was activated or configured."""
+
+    chunks: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    ticks: int = 0
+    ticks_missed: int = 0
+    stalled_ticks: int = 0
+    handovers: int = 0
+
+    def since(self, before: Counts) -> Counts:
+        """What was counted between ``before`` and now."""
+        return Counts(
+            self.chunks - before.chunks,
+            _grown(self.refused, before.refused),
+            _grown(self.rejected, before.rejected),
+            self.ticks - before.ticks,
+            self.ticks_missed - before.ticks_missed,
+            self.stalled_ticks - before.stalled_ticks,
+            self.handovers - before.handovers,
+        )
+
+
+@dataclass(frozen=True)
+class PolicyReport:
+    """What ``~/status`` of the policy node said.
+
+    Attributes:
+        braking: still coming to rest.
+        jitter_p99_s: how late control ticks begin; NaN: not known, as below.
+        seam_ratio: acceleration at hand-overs over that inside chunks.
+    """
+
+    state: State
+    reason: str = ""
+    message: str = ""
+    instruction: str = ""
+    checkpoint: str = ""
+    embodiment: str = ""
+    braking: bool = False
+    counts: Counts = field(default_factory=Counts)
+    jitter_p99_s: float = float("nan")
+    seam_ratio: float = float("nan")
+
+
+@dataclass(frozen=True)
+class ChunkFacts:
+    """What is kept of an action chunk: seconds per stage, age at publishing (s), delay (ticks), jump (rad or m)."""
+
+    stages_s: Mapping[str, float]
+    age_s: float
+    delay_ticks: int
+    jump: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an episode ended.
+
+    Attributes:
+        reason: of a failure; empty for a success.
+        message: the same for a person, where there is more to say.
+        time_s: ROS time from ``~/start`` to the end.
+    """
+
+    success: bool
+    reason: str
+    time_s: float
+    message: str = ""
+
+
+class EpisodeJudge:
+    """Follows one episode. Events come in the order of their arrival; times are ROS time in ns.
+
+    Attributes:
+        phase: where the episode is.
+        verdict: how it ended; None while it has not, or when it was interrupted.
+        interruption: why the episode does not count; empty while it does.
+        distance_m, closest_m: to the goal, last and least while running; None: not told.
+        chunks: what was executed while running.
+    """
+
+    def __init__(self, time_limit_s: float) -> None:
+        self.phase = Phase.RESETTING
+        self.verdict: Verdict | None = None
+        self.interruption = ""
+        self.distance_m: float | None = None
+        self.closest_m: float | None = None
+        self.chunks: list[ChunkFacts] = []
+        self._limit_ns = round(time_limit_s * 1e9)
+        self._began_ns = 0
+        self._moved = False
+        self._refused = ""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is waited for."""
+        return self.phase is Phase.OVER
+
+    @property
+    def moved(self) -> bool:
+        """The policy was seen running since the episode began."""
+        return self._moved
+
+    def reset_done(self) -> None:
+        """The reset service has answered: what comes now may be of the new scene."""
+        self.phase = Phase.CLEARING
+
+    def began(self, now_ns: int) -> None:
+        """``~/start`` is called now."""
+        self.phase, self._began_ns = Phase.RUNNING, now_ns
+
+    def elapsed_s(self, now_ns: int) -> float:
+        """Since the episode began (s)."""
+        return 1e-9 * (now_ns - self._began_ns)
+
+    def succeeded(self, value: bool, now_ns: int) -> None:
+        """The success topic said ``value``."""
+        if self.phase in (Phase.CLEARING, Phase.READY):
+            # A true of the scene before may still be under way: it takes another false to begin.
+            self.phase = Phase.CLEARING if value else Phase.READY
+        elif self.phase is Phase.RUNNING and value and self._in_time(now_ns):
+            self._end(Verdict(True, "", self.elapsed_s(now_ns)))
+
+    def failed(self, reason: str, now_ns: int) -> None:
+        """The failure topic said ``reason``; empty: nothing has failed."""
+        if self.phase is Phase.RUNNING and reason and self._in_time(now_ns):
+            self._end(Verdict(False, reason, self.elapsed_s(now_ns)))
+
+    def distance(self, metres: float) -> None:
+        """The distance topic said so."""
+        if self.phase is Phase.RUNNING and metres == metres:
+            self.distance_m = metres
+            self.closest_m = metres if self.closest_m is None else min(self.closest_m, metres)
+
+    def chunk(self, facts: ChunkFacts) -> None:
+        """A chunk was executed."""
+        if self.phase is Phase.RUNNING:
+            self.chunks.append(facts)
+
+    def policy(self, report: PolicyReport, now_ns: int) -> None:
+        """The policy node said how it is."""
+        if self.phase is not Phase.RUNNING:
+            return
+        if report.state in MOVING:
+            self._moved = True
+            if report.state is State.REFUSING:
+                self._refused = f"{report.reason}: {report.message}"
+        elif report.state in LATCHED:
+            if report.state is State.ERROR or report.reason in NOT_THE_POLICYS:
+                self._interrupt(f"the policy node stopped ({report.reason}): {report.message}")
+            elif self._in_time(now_ns):
+                self._end(Verdict(False, f"policy_{report.reason}", self.elapsed_s(now_ns), report.message))
+        elif self._moved:  # before, it may be a status from before the start
+            state = report.state.name.lower()
+            self._interrupt(f"the policy node is {state} in the middle of an episode: somebody else stopped it")
+
+    def time_is(self, now_ns: int) -> None:
+        """ROS time goes on."""
+        if self.phase is not Phase.RUNNING:
+            return
+        if now_ns < self._began_ns:
+            self._interrupt(f"ROS time jumped back by {1e-9 * (self._began_ns - now_ns):.3f} s during an episode")
+        elif self._in_time(now_ns):
+            return
+        elif not self.chunks:
+            why = self._refused or "it gave no reason"
+            self._interrupt(f"the policy executed nothing in {1e-9 * self._limit_ns:g} s; it refused: {why}")
+        else:
+            self._end(Verdict(False, TIME_LIMIT, 1e-9 * self._limit_ns))
+
+    def _in_time(self, now_ns: int) -> bool:
+        return now_ns - self._began_ns <= self._limit_ns
+
+    def _end(self, verdict: Verdict) -> None:
+        self.verdict, self.phase = verdict, Phase.OVER
+
+    def _interrupt(self, why: str) -> None:
+        self.interruption, self.phase = why, Phase.OVER
+
+
+def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    grown = {name: count - before.get(name, 0) for name, count in now.items()}
+    return {name: count for name, count in grown.items() if count > 0}

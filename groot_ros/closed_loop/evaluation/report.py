@@ -1,0 +1,72 @@
+"""The report of an evaluation: JSON, Markdown and a page, written anew after every episode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from groot_ros.closed_loop.evaluation.page import page
+from groot_ros.closed_loop.evaluation.record import EvaluationFolder, read_episodes, read_setting
+from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes, write_summary
+from groot_ros.closed_loop.evaluation.words import continuity_rows, fact_rows, headline, latency_rows, outcome_rows
+
+JSON, MARKDOWN, PAGE, PICTURE = "report.json", "report.md", "report.html", "report.png"
+
+
+def write_report(folder: EvaluationFolder, planned: int, note: str = "") -> EvaluationSummary:
+    """Write report.json, report.md and report.html for what is there.
+
+    Args:
+        planned: episodes that were asked for.
+        note: why the run has ended before its time; empty when it has not.
+
+    Raises: OSError, EvaluationError when the folder holds no run.
+    """
+    setting = read_setting(folder.path)
+    episodes = sorted(folder.episodes, key=lambda episode: episode.seed)
+    summary = summarize_episodes(episodes, planned)
+    _replace(folder.path / JSON, lambda path: write_summary(path, summary, setting, episodes))
+    text = _markdown(summary, setting, note, (folder.path / PICTURE).exists())
+    _replace(folder.path / MARKDOWN, lambda path: path.write_text(text, encoding="utf-8"))
+    html = page(summary, setting, episodes, note)
+    _replace(folder.path / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
+    return summary
+
+
+def read_folder(path: Path) -> EvaluationFolder:
+    """An evaluation that was made before. Raises: EvaluationError when there is none."""
+    read_setting(path)
+    folder = EvaluationFolder(path)
+    folder.episodes = read_episodes(path)
+    return folder
+
+
+def _markdown(summary: EvaluationSummary, setting: dict[str, Any], note: str, picture: bool) -> str:
+    parts = [f"# {headline(summary)}\n"]
+    if note:
+        parts.append(f"**Not complete** ({summary.episodes} of {summary.planned} episodes): {note}\n")
+    if picture:
+        parts.append(f"![outcomes]({PICTURE})\n")
+    for title, rows in (
+        ("Outcomes", outcome_rows(summary)),
+        ("Continuity", continuity_rows(summary)),
+        ("Latency [ms]", latency_rows(summary)),
+        ("This run", fact_rows(setting)),
+    ):
+        parts.append(f"## {title}\n\n{_table(rows)}")
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
+
+
+def _replace(path: Path, write: Any) -> None:
+    """A reader sees the old report or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    os.replace(temporary, path)
