@@ -28,6 +28,7 @@ from groot_ros.cli_options import (
     console,
     refusals,
 )
+from groot_ros.cli_training import register as register_training
 
 app = typer.Typer(
     name="groot-ros",
@@ -41,6 +42,7 @@ docs_app = typer.Typer(help="Write the generated pages of docs/.", no_args_is_he
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(docs_app, name="docs")
+register_training(app)
 
 DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
 

@@ -70,13 +70,32 @@ _DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "dataloader_num_workers": (2, 2, 2),
     "adam_beta1": REFERENCE["adam_beta1"],
 }
+# The first flag of each part of the help, and the part's name.
+PANELS = {
+    "base_model_path": "Input and output",
+    "tune_llm": "What is trained",
+    "state_dropout_prob": "Objective and samples",
+    "global_batch_size": "Run",
+    "dataloader_num_workers": "Data loading",
+    "save_steps": "Checkpoints and logs",
+    "num_gpus": "Machine",
+}
 # What a resumed run must have as it was, or it would be another run.
 _SAME_ON_RESUME = (
     *("base_model_path", "dataset_path", "embodiment", "embodiment_tag", "tune_llm", "tune_visual", "tune_projector"),
     *("tune_diffusion_model", "tune_vlln", "tune_top_llm_layers", "lora_rank", "lora_alpha", "lora_dropout"),
     *("lora_full_model", "state_dropout_prob", "random_rotation_angle", "color_jitter_params", "global_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "weight_decay", "warmup_ratio", "adam_beta1", "optim"),
-    *("lr_scheduler_type", "max_grad_norm", "max_steps", "seed", "noise_draws", "shard_size", "allow_padding"),
+    *(
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "max_steps",
+        "seed",
+        "noise_draws",
+        "augment",
+        "shard_size",
+        "allow_padding",
+    ),
     *("episode_sampling_rate", "dataset_weights", "override_pretraining_statistics", "embodiment_id"),
 )
 
@@ -119,6 +138,7 @@ class FinetuneFlags:
     color_jitter_params: tuple[str, ...] = _flag(
         (), "Jitter of colours as name=value: brightness, contrast, saturation, hue; repeat. Default: the checkpoint's."
     )
+    augment: bool = _flag(True, "Random crops and colours of the images, as the checkpoint's processor says.")
     allow_padding: bool = _flag(False, "Use windows that reach beyond an episode's end, too (N1.6, N1.7).")
     override_pretraining_statistics: bool | None = _flag(
         None, "Replace statistics that the checkpoint has for the tag; default: N1.5 and N1.7 yes, N1.6 no."
@@ -172,8 +192,6 @@ class FinetuneFlags:
         return flags
 
     def _check(self) -> None:
-        if not self.base_model_path:
-            raise TrainingError("--base-model-path: expected a checkpoint directory or a hub id, found nothing")
         if not self.dataset_path:
             raise TrainingError("--dataset-path: expected at least one dataset, found none")
         ranges: dict[str, tuple[float, float]] = {
@@ -256,10 +274,10 @@ def option(name: str) -> str:
 
 
 def reference_text(name: str) -> str:
-    """NVIDIA's default of a flag in words: `64`, or per generation where they differ; `no such flag` where none has."""
+    """NVIDIA's default of a flag in words: `64`, or per generation where they differ; empty where none has the flag."""
     values = REFERENCE.get(name)
     if values is None:
-        return "no such flag"
+        return ""
     known = {generation: value for generation, value in zip(("N1.5", "N1.6", "N1.7"), values) if value != "-"}
     shown = {generation: _word(value) for generation, value in known.items()}
     if len(set(shown.values())) == 1:

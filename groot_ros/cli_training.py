@@ -1,0 +1,87 @@
+"""``groot-ros finetune``. Every heavy import is inside the command that needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from typing import Annotated, Any, Optional, get_args, get_type_hints
+
+import typer
+
+from groot_ros.cli_options import console, refusals
+from groot_ros.training.flags import PANELS, FinetuneFlags, option, own_text, reference_text
+
+HELP = """Finetune a GR00T checkpoint (N1.5, N1.6, N1.7) on recorded demonstrations: on GPUs, or a tiny one on a CPU.
+
+Flags and defaults are those of NVIDIA's launcher for the checkpoint's generation; each says ours, and NVIDIA's beside
+it. Ctrl-C saves a checkpoint; the same command with --resume goes on, bit for bit.
+
+Examples:
+
+[bold]groot-ros finetune --base-model-path /tmp/tiny --dataset-path /tmp/pick -e sim_arm --output-dir /tmp/run[/bold]
+
+[bold]groot-ros finetune --base-model-path nvidia/GR00T-N1.7-3B --dataset-path /data/pick -e so101 --num-gpus 8[/bold]
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command("finetune", help=HELP, context_settings={"token_normalize_func": _with_hyphens})(_command())
+
+
+def _with_hyphens(token: str) -> str:
+    """NVIDIA's launchers take --tune_llm as well as --tune-llm."""
+    return token.replace("_", "-") if token.startswith("--") else token
+
+
+def _finetune(**values: Any) -> None:
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    flags = FinetuneFlags(**given)
+    with refusals():
+        from groot_ros.training.run import finetune, launch
+
+        launch(flags, sys.argv[1:])
+        code = finetune(flags, console)
+    if code:
+        raise typer.Exit(code)
+
+
+def _command() -> Any:
+    """`_finetune` with one parameter per field of `FinetuneFlags`, for typer to read."""
+    hints = get_type_hints(FinetuneFlags)
+    parameters, panel = [], ""
+    for field in dataclasses.fields(FinetuneFlags):
+        panel = PANELS.get(field.name, panel)
+        parameters.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=list(field.default) if isinstance(field.default, tuple) else field.default,
+                annotation=Annotated[_option_type(hints[field.name]), _option(field, panel)],
+            )
+        )
+
+    def command(**values: Any) -> None:
+        _finetune(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _option_type(hint: Any) -> Any:
+    inner = [kind for kind in get_args(hint) if kind not in (type(None), ...)]
+    if not inner:
+        return hint
+    return list[inner[0]] if type(None) not in get_args(hint) else Optional[inner[0]]  # type: ignore[valid-type]  # noqa: UP045
+
+
+def _option(field: dataclasses.Field[Any], panel: str) -> Any:
+    name = option(field.name)
+    switch = [f"{name}/--no-{name[2:]}"] if "bool" in str(field.type) else [name]
+    short = [f"{other}" for other in field.metadata["names"]]
+    reference = reference_text(field.name)
+    beside = f"NVIDIA: {reference}" if reference else "not NVIDIA's"
+    text = f"{field.metadata['help']} \\[{own_text(field.name)}; {beside}]"
+    return typer.Option(*switch, *short, help=text, show_default=False, rich_help_panel=panel)

@@ -1,0 +1,352 @@
+"""`groot-ros finetune`: from flags to a checkpoint that the policy loads."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from groot_ros.share import share_directories
+from groot_ros.training.errors import TrainingError
+from groot_ros.training.flags import FinetuneFlags
+
+if TYPE_CHECKING:
+    from groot_ros.model.groot import GrootModel
+    from groot_ros.training.data import TrainingData
+    from groot_ros.training.trainer import GrootTrainer
+
+INTERRUPTED = 130
+
+
+def finetune(flags: FinetuneFlags, console: Console) -> int:
+    """Run it, on every process of torchrun or on one.
+
+    Returns:
+        Exit code: 0, or 130 where a signal ended the run early, with a checkpoint.
+
+    Raises:
+        TrainingError, CheckpointError, ProcessorError, DatasetError, EmbodimentError: what is wrong, before training
+            where it can be known then. Checkpoints that were written stay as they are.
+    """
+    from groot_ros.model.checkpoint import load_config, resolve_checkpoint
+    from groot_ros.training.resume import starting_point
+
+    if not flags.base_model_path:
+        raise TrainingError("--base-model-path: expected a checkpoint directory or a hub id, found nothing")
+    base = resolve_checkpoint(flags.base_model_path)
+    config = load_config(base)
+    flags = flags.resolved(config.generation)
+    _check_libraries(flags)
+    start = starting_point(flags) if _rank() == 0 or flags.resume_from_checkpoint else None
+    quiet = Console(stderr=True, quiet=True) if _rank() else console
+    with _quiet_libraries():
+        return _train(flags, base, start, quiet)
+
+
+def launch(flags: FinetuneFlags, argv: list[str]) -> None:
+    """With `--num-gpus N` > 1, replaces this process by torchrun with N of them; does nothing inside torchrun."""
+    if flags.num_gpus < 2 or "RANK" in os.environ:
+        return
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={flags.num_gpus}"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*command, "-m", "groot_ros.cli", *argv])
+
+
+def _train(flags: FinetuneFlags, base: Path, start: Path | None, console: Console) -> int:
+    import torch
+
+    from groot_ros.training import output
+    from groot_ros.training.trainer import training_arguments
+
+    if flags.torch_threads:
+        torch.set_num_threads(flags.torch_threads)
+    folder = Path(flags.output_dir)
+    arguments = training_arguments(flags, _deepspeed_file(flags.deepspeed))
+    data = _open_data(flags, base, console)
+    model, trained = _make_model(flags, base, arguments.device, sharded=_sharded(flags))
+    trainer = _make_trainer(flags, model, trained, arguments, data, start, console)
+    report = _first_report(flags, trainer, data, start)
+    if arguments.should_save:
+        folder.mkdir(parents=True, exist_ok=True)
+        output.clear_leftovers(folder)
+        _check_space(flags, trainer, console)
+        output.write_report(folder, report)
+    for line in (*data.notices, _summary(report)):
+        console.print(line, markup=False, soft_wrap=True)
+    begin = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except Exception as error:
+        raise _explained(error, folder, flags) from error
+    finally:
+        trainer.stop.restore()
+        trainer.progress.close()
+    return _finish(flags, trainer, report, time.monotonic() - begin, console)
+
+
+def _open_data(flags: FinetuneFlags, base: Path, console: Console) -> TrainingData:
+    from groot_ros.embodiment.load import load_embodiment
+    from groot_ros.model.checkpoint import load_config
+    from groot_ros.training.data import DataOptions, build_data
+
+    generation = load_config(base).generation
+    options = DataOptions(
+        datasets=[Path(path).expanduser() for path in flags.dataset_path],
+        weights=flags.dataset_weights or None,
+        embodiment=load_embodiment(flags.embodiment, generation) if flags.embodiment else None,
+        embodiment_tag=flags.embodiment_tag or None,
+        embodiment_id=flags.embodiment_id,
+        allow_padding=flags.allow_padding,
+        override_statistics=flags.override_pretraining_statistics,
+        state_dropout_prob=flags.state_dropout_prob,
+        random_rotation_angle=flags.random_rotation_angle,
+        color_jitter_params=flags.color_jitter(),
+        augment=flags.augment,
+        seed=flags.seed,
+        shard_size=flags.shard_size,
+        episode_sampling_rate=flags.episode_sampling_rate,
+        frame_cache_gb=flags.frame_cache_gb,
+        noise_draws=flags.noise_draws,
+    )
+    with console.status("looking through the datasets") as status:
+        return build_data(base, options, lambda done, of: status.update(f"looking through the videos: {done} of {of}"))
+
+
+def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, sharded: bool) -> tuple[GrootModel, Any]:
+    """The network with what is to be trained in float32, and the module that the trainer calls."""
+    import torch
+
+    from groot_ros.model.checkpoint import load_model
+    from groot_ros.training.lora import add_adapters
+    from groot_ros.training.parts import Choice, TrainingModel, freeze
+
+    # Sharding engines place the parameters themselves, and want one dtype.
+    place = torch.device("cpu") if sharded else device
+    model = load_model(base, dtype=torch.float32, device=place, state_dropout_prob=flags.state_dropout_prob)
+    choice = Choice.of(flags, model)
+    asleep = freeze(model, choice)
+    if flags.lora_rank:
+        add_adapters(model, flags)
+    if place.type == "cuda":
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    if model.config.generation != "n1d5":  # whose config.json has them in sections, for NVIDIA's own code
+        model.config.extra.update(choice.config_keys())
+    return model, TrainingModel(model, asleep)
+
+
+def _make_trainer(
+    flags: FinetuneFlags,
+    model: GrootModel,
+    trained: Any,
+    arguments: Any,
+    data: Any,
+    start: Path | None,
+    console: Console,
+) -> GrootTrainer:
+    from transformers import PrinterCallback
+
+    from groot_ros.training.callbacks import FiniteLoss, ProgressBar, StopOnSignal
+    from groot_ros.training.trainer import GrootTrainer
+
+    step = 0 if start is None else int(start.name.rpartition("-")[2])
+    per_step = arguments.per_device_train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    stop, progress = StopOnSignal(), ProgressBar(console, per_step)
+    trainer = GrootTrainer(
+        trained, arguments, data, flags, start_step=step, stop=stop, progress=progress, callbacks=[FiniteLoss()]
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _first_report(
+    flags: FinetuneFlags, trainer: GrootTrainer, data: TrainingData, start: Path | None
+) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from groot_ros.training.parts import counts
+
+    arguments = trainer.args
+    return {
+        "state": "running",
+        "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "resumed_from": None if start is None else start.name,
+        "flags": flags.to_dict(),
+        "tag": data.processor.embodiment_tag,
+        "windows": data.schedule.epoch_length,
+        "samples_per_step": arguments.per_device_train_batch_size
+        * arguments.world_size
+        * arguments.gradient_accumulation_steps,
+        "processes": arguments.world_size,
+        "device": str(arguments.device),
+        "parameters": counts(trainer.model),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def _summary(report: dict[str, Any]) -> str:
+    parameters, flags = report["parameters"], report["flags"]
+    epochs = flags["max_steps"] * report["samples_per_step"] / report["windows"]
+    return (
+        f"{report['windows']} windows of {report['tag']}, {flags['max_steps']} steps of {report['samples_per_step']} "
+        f"samples ({epochs:.1f} epochs) on {report['processes']} x {report['device']}; "
+        f"{parameters['trained'] / 1e6:.2f} of {parameters['total'] / 1e6:.2f} million parameters are trained"
+    )
+
+
+def _finish(
+    flags: FinetuneFlags, trainer: GrootTrainer, report: dict[str, Any], seconds: float, console: Console
+) -> int:
+    """Root of the run, picture and report, by the first process."""
+    from groot_ros.training import output
+    from groot_ros.training.picture import draw_loss
+
+    folder, state = Path(flags.output_dir), trainer.state
+    finished = state.global_step >= flags.max_steps
+    if trainer.args.should_save:
+        done = output.checkpoints(folder)
+        if finished:
+            output.publish_root(done[-1][1], folder)
+            trainer.data.write_processor(folder / "processor")
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        last = losses[-10:]
+        report.update(
+            state="finished" if finished else "interrupted",
+            step=state.global_step,
+            loss=sum(last) / len(last) if last else None,
+            seconds=round(seconds, 1),
+            samples_per_s=round(trainer.progress.samples_per_s, 2),
+            history=state.log_history,
+        )
+        output.write_report(folder, report)
+        draw_loss(state.log_history, folder / "loss.png", f"{folder.name}: {_summary(report)}")
+    if finished:
+        console.print(f"{folder}: {state.global_step} steps in {seconds:.0f} s; picture: {folder / 'loss.png'}")
+        return 0
+    name = signal.Signals(trainer.stop.received or signal.SIGINT).name
+    console.print(
+        f"stopped by {name} after step {state.global_step} of {flags.max_steps}, with a checkpoint; to go on, run the "
+        "same command with --resume",
+        soft_wrap=True,
+    )
+    return INTERRUPTED
+
+
+def _explained(error: Exception, folder: Path, flags: FinetuneFlags) -> Exception:
+    """What ended the training, and how to go on from what is kept."""
+    from groot_ros.training.output import checkpoints
+
+    if isinstance(error, TrainingError):
+        return error
+    import torch
+
+    done = checkpoints(folder)
+    kept = (
+        f"{done[-1][1]} is whole: run the same command with --resume"
+        if done
+        else "there is no checkpoint yet: begin again"
+    )
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(
+            f"the GPU's memory is full ({str(error).splitlines()[0]}); use a smaller --global-batch-size with "
+            f"--gradient-accumulation-steps, --gradient-checkpointing, or --lora-rank; {kept}"
+        )
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and _is_lost_peer(error):
+        return TrainingError(
+            f"process {_rank()} lost another process of the run ({str(error).splitlines()[0]}); {kept}"
+        )
+    if isinstance(error, OSError):
+        return TrainingError(f"{error}; {kept}")
+    return error
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    import torch
+
+    words = ("connection closed by peer", "connection reset", "broken pipe", "nccl", "gloo", "timed out")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in words)
+
+
+def _check_space(flags: FinetuneFlags, trainer: GrootTrainer, console: Console) -> None:
+    """TrainingError where not even one checkpoint fits beside what is there; a warning where not all do."""
+    from groot_ros.training.output import checkpoints
+
+    folder = Path(flags.output_dir)
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    moments = (
+        0 if flags.save_only_model else 2 * sum(p.numel() * 4 for p in trainer.model.parameters() if p.requires_grad)
+    )
+    needed, free = weights + moments, shutil.disk_usage(folder).free
+    saves = min(flags.save_total_limit, -(-flags.max_steps // flags.save_steps)) - len(checkpoints(folder)) + 1
+    if free < needed:
+        raise TrainingError(
+            f"{folder}: a checkpoint needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; free space, or "
+            "name an --output-dir on another disk"
+        )
+    if free < needed * saves:
+        console.print(
+            f"warning: {saves} checkpoints of {needed / 1e9:.1f} GB do not fit into the {free / 1e9:.1f} GB that are "
+            "free; lower --save-total-limit or free space",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def _check_libraries(flags: FinetuneFlags) -> None:
+    """TrainingError for a library that a flag needs and that is not there, before anything is loaded."""
+    wanted = {"accelerate": "pip install accelerate", "tensorboard": "pip install tensorboard"}
+    if flags.lora_rank:
+        wanted["peft"] = "--lora-rank needs it: pip install peft"
+    if flags.use_wandb:
+        wanted["wandb"] = "--use-wandb needs it: pip install wandb"
+    if flags.deepspeed:
+        wanted["deepspeed"] = "--deepspeed needs it: pip install deepspeed"
+    for name, how in wanted.items():
+        if importlib.util.find_spec(name) is None:
+            raise TrainingError(f"the package {name} is not installed; {how}")
+    if flags.use_wandb:
+        os.environ.setdefault("WANDB_PROJECT", flags.wandb_project)
+
+
+def _deepspeed_file(name: str) -> Path | None:
+    """The JSON file of `--deepspeed`: one of ours by name, or a path."""
+    if not name:
+        return None
+    for path in (Path(name), *(root / "config" / "training" / f"{name}.json" for root in share_directories())):
+        if path.is_file():
+            return path
+    raise TrainingError(f"--deepspeed is {name!r}, expected zero2, zero3, or a JSON file")
+
+
+def _sharded(flags: FinetuneFlags) -> bool:
+    return bool(flags.deepspeed) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """transformers says at length what the progress bar and the report say."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
