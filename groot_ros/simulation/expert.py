@@ -25,18 +25,18 @@ Curve = Callable[[float], Vector]  # from 0 to 1 -> joint targets [6]
 SPEED_RAD_S = 1.6
 ACCELERATION_RAD_S2 = 8.0
 SHORTEST_S = 0.2  # of a move
+REACH_S = 1.2  # least, to reach: one pace for all cubes is easier to learn
 PIECES = 60  # in which a curve is looked at for its greatest speed
 
 GRIPPER = JOINTS.index("gripper")
 ROLL = JOINTS.index("wrist_roll")
-RESTING_RAD = 0.5  # gripper that nothing is asked of
+RESTING_RAD = 0.5  # gripper that has nothing to grip; two fingers also push steadier than one
 OPEN_RAD = 0.85
-CLOSED_RAD = 0.0
 SQUEEZE_RAD = -0.1  # tighter than the cube lets it
 ABOVE_M = 0.10  # height of the grasp point when the hand passes over cubes
 BEHIND_M = 0.055  # of the pushed cube's centre
-PUSH_TO_M = 0.072
-LOW_M = 0.022
+PUSH_TO_M = 0.085  # of the grasp point beyond the cube's near face
+LOW_M = 0.03
 GRASP_M = 0.042  # the cube's upper edge between the fingertips: deeper, the moving one would be too far open
 BESIDE_M = 0.020  # of the grasp point from the cube's centre, so that the fixed finger lies along a face
 LIFT_M = 0.06
@@ -50,13 +50,13 @@ class Move:
     duration_s: float
 
     @classmethod
-    def along(cls, curve: Curve) -> Move:
-        """As fast as the limits allow."""
+    def along(cls, curve: Curve, shortest_s: float = SHORTEST_S) -> Move:
+        """As fast as the limits allow, but not in less than ``shortest_s``."""
         s = np.linspace(0.0, 1.0, PIECES + 1)
         path = np.array([curve(_eased(float(value))) for value in s])
         speed = np.abs(np.diff(path, axis=0)).max() * PIECES
         acceleration = np.abs(np.diff(path, 2, axis=0)).max() * PIECES**2
-        return cls(curve, max(speed / SPEED_RAD_S, math.sqrt(acceleration / ACCELERATION_RAD_S2), SHORTEST_S))
+        return cls(curve, max(speed / SPEED_RAD_S, math.sqrt(acceleration / ACCELERATION_RAD_S2), shortest_s))
 
     def at(self, time_s: float) -> Vector:
         """Joint targets [6] at ``time_s`` since its beginning."""
@@ -109,13 +109,13 @@ class Expert:
     def reach(self) -> Iterator[Move]:
         """Straight to above the cube."""
         place, _ = self._cube()
-        yield self._across(place + [0.0, 0.0, REACH_ABOVE_M], 0.0, RESTING_RAD)
+        yield self._across(place + [0.0, 0.0, REACH_ABOVE_M], 0.0, RESTING_RAD, REACH_S)
 
     def push(self) -> Iterator[Move]:
         """Over and down behind the cube, then forward in a straight line."""
         place, _ = self._cube()
         behind = np.array([place[0] - BEHIND_M, place[1], LOW_M])
-        yield self._across(behind + [0.0, 0.0, ABOVE_M - LOW_M], 0.0, CLOSED_RAD)
+        yield self._across(behind + [0.0, 0.0, ABOVE_M - LOW_M], 0.0, RESTING_RAD)
         yield self._straight(behind)
         yield self._straight(behind + [BEHIND_M - CUBE_HALF_M + PUSH_TO_M, 0.0, 0.0])
 
@@ -140,11 +140,11 @@ class Expert:
         w, x, y, z = pose[3:]
         return pose[:3].copy(), math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
-    def _across(self, place: Vector, roll_rad: float, gripper_rad: float) -> Move:
-        """All joints at once, to where the grasp point is at ``place``."""
+    def _across(self, place: Vector, roll_rad: float, gripper_rad: float, shortest_s: float = SHORTEST_S) -> Move:
+        """All joints at once, to where the grasp point is at ``place``; the same joint angles whatever the start."""
         start, goal = self._now.copy(), np.concatenate([joints_for(place), [roll_rad, gripper_rad]])
         self._place = place
-        return Move.along(lambda s: start + s * (goal - start))
+        return Move.along(lambda s: start + s * (goal - start), shortest_s)
 
     def _straight(self, place: Vector) -> Move:
         """The grasp point in a straight line from where the last move has brought it to ``place``."""
@@ -205,7 +205,7 @@ def roll_out(
         tick_hz: how often targets are given.
         cameras: to keep pictures of, in the size of ``arm``.
         frame_every: ticks from picture to picture.
-        hold_s: how long it goes on after the verdict.
+        hold_s: how long it goes on after the verdict and the last move.
         limit_s: when it gives up.
 
     Raises:
@@ -215,7 +215,7 @@ def roll_out(
     expert = Expert(task, arm.scene.target, np.array(list(arm.positions().values())))
     positions, targets = [], []
     frames: dict[str, list[NDArray[np.uint8]]] = {camera: [] for camera in cameras}
-    verdict, over_s = arm.verdict(), limit_s
+    verdict, over_s = arm.verdict(), math.inf
     for tick in range(round(limit_s * tick_hz)):
         target = expert.step(1.0 / tick_hz if tick else 0.0, arm.cube_poses())
         positions.append(list(arm.positions().values()))
@@ -226,7 +226,7 @@ def roll_out(
         arm.set_targets(dict(zip(JOINTS, target.tolist(), strict=True)))
         arm.step((tick + 1) / tick_hz)
         verdict = arm.verdict()
-        if verdict.success or verdict.failure:
+        if verdict.failure or (verdict.success and expert.finished):
             over_s = min(over_s, arm.time_s)
         if arm.time_s >= over_s + hold_s:
             break

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 SHOULDER_M = (0.012, 0.117)  # axis of shoulder_lift: forward and up from the base
 UPPER_ARM_M, FOREARM_M, HAND_M = 0.116, 0.135, 0.148
 RANGE_RAD = np.array([[-1.91986, 1.91986], [-1.74533, 1.74533], [-1.69, 1.69], [-1.65806, 1.65806]])
-# Distance of the grasp point from the base's axis (m) -> pitch of the hand (rad below horizontal): about as steep as
-# the arm can hold it from the table to 10 cm above.
-PITCH_BY_RADIUS = ((0.16, 1.35), (0.29, 1.15), (0.35, 0.75))
+# Pitch of the hand (rad below horizontal) by the distance of the grasp point from the base's axis (m), a polynomial:
+# about as steep as the arm can hold it from the table to 10 cm above. A corner in it would be a jerk in a straight line.
+PITCH_OF_RADIUS = np.poly1d([-18.2, 6.65, 0.752])
 
 
 class OutOfReach(ValueError):
@@ -26,7 +26,7 @@ class OutOfReach(ValueError):
 
 def pitch_for(radius_m: float) -> float:
     """Pitch of the hand (rad below horizontal) for a grasp point so far from the base's axis."""
-    return float(np.interp(radius_m, *zip(*PITCH_BY_RADIUS, strict=True)))
+    return float(PITCH_OF_RADIUS(radius_m))
 
 
 def joints_for(place: NDArray[np.float64], pitch_rad: float | None = None) -> NDArray[np.float64]:
