@@ -88,6 +88,47 @@ class ProcessorFiles:
             modality_where="the modality configuration that was given",
         )
 
+    def with_training(
+        self,
+        tag: str,
+        *,
+        embodiment_id: int,
+        modality: Any,
+        statistics: Mapping[str, Any],
+        modalities: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> ProcessorFiles:
+        """The files as training on a robot's datasets changes them; `write` writes them so.
+
+        Args:
+            tag: of the robot, known or new.
+            embodiment_id: its projector index.
+            modality, statistics, modalities: what the files have under the tag (`modalities`: N1.5).
+            settings: of `processor_kwargs`, in place of what is there.
+        """
+        from groot_ros.processing.metadata import METADATA_FILE
+
+        contents = dict(self.contents)
+        ids = {**self.embodiment_ids, tag: embodiment_id}
+        if METADATA_FILE in contents:
+            entry = {"statistics": statistics, "modalities": modalities, "embodiment_tag": tag}
+            contents[METADATA_FILE] = {**contents[METADATA_FILE], tag: entry}
+            own_ids = contents.get(EMBODIMENT_FILE, {})
+            if own_ids or self.generation.embodiment_ids.get(tag) != embodiment_id:  # NVIDIA's N1.5 has no such file
+                contents[EMBODIMENT_FILE] = {**own_ids, tag: embodiment_id}
+        else:
+            contents[STATISTICS_FILE] = {**contents[STATISTICS_FILE], tag: statistics}
+            contents[EMBODIMENT_FILE] = ids
+        return replace(
+            self,
+            kwargs={**self.kwargs, **settings},
+            modality_configs={**self.modality_configs, tag: modality},
+            statistics={**self.statistics, tag: statistics},
+            embodiment_ids=ids,
+            contents=contents,
+            modalities={**self.modalities, tag: modalities} if METADATA_FILE in contents else self.modalities,
+        )
+
     def resolve(self, tag: str) -> str:
         """The tag as the files write it.
 

@@ -108,6 +108,7 @@ class PromptEncoder:
         image_token_id: id of the placeholder that image features replace.
         highest_token_id: the largest id of the tokenizer.
         pad_token_id: id used for left padding.
+        capacity: prompts that are remembered; training on many instructions raises it.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class PromptEncoder:
             ProcessorError: the tokenizer lacks special tokens of the chat, or a padding token.
         """
         self.tokenizer, self._chat = tokenizer, chat
+        self.capacity = _CACHE_ENTRIES
         self._merge_area = merge_size**2
         self._formalize = formalize_language
         self._cache: OrderedDict[tuple[str, bool, tuple[Grid, ...]], NDArray[np.int64]] = OrderedDict()
@@ -189,6 +191,6 @@ class PromptEncoder:
         repeats[places] = [t * h * w // self._merge_area for t, h, w in grids]
         expanded = np.repeat(ids, repeats)
         self._cache[entry] = expanded
-        if len(self._cache) > _CACHE_ENTRIES:
+        if len(self._cache) > self.capacity:
             self._cache.popitem(last=False)
         return expanded.copy()

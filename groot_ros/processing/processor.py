@@ -100,6 +100,7 @@ class Processor:
         modality: Mapping[str, Any] | None = None,
         *,
         reference_prompt: bool = True,
+        files: ProcessorFiles | None = None,
     ) -> Processor:
         """Reads the processor files of a checkpoint directory of any generation.
 
@@ -116,12 +117,13 @@ class Processor:
                 and action have `normalization_modes` (key -> min_max, q99, mean_std, binary, scale, sin_cos or none;
                 absent: min_max) and `target_rotations` (key -> rotation_6d, quaternion, euler_angles_rpy, axis_angle).
             reference_prompt: see the constructor.
+            files: the directory's files, changed, in place of what is in it.
 
         Raises:
             ProcessorError: names the file and key, what was expected, what was found and what to do.
         """
         root = Path(directory).expanduser()
-        files = ProcessorFiles.read(root)
+        files = ProcessorFiles.read(root) if files is None else files
         if modality is not None:
             files = files.with_modality(embodiment_tag, modality)
         own = next((folder for folder in (root, files.directory) if has_tokenizer(folder)), None)
