@@ -95,31 +95,15 @@ def _train(flags: FinetuneFlags, base: Path, start: Path | None, console: Consol
 
 
 def _open_data(flags: FinetuneFlags, base: Path, console: Console) -> TrainingData:
-    from groot_ros.embodiment.load import load_embodiment
     from groot_ros.model.checkpoint import load_config
-    from groot_ros.training.data import DataOptions, build_data
+    from groot_ros.training.data import build_data
 
-    generation = load_config(base).generation
-    options = DataOptions(
-        datasets=[Path(path).expanduser() for path in flags.dataset_path],
-        weights=flags.dataset_weights or None,
-        embodiment=load_embodiment(flags.embodiment, generation) if flags.embodiment else None,
-        embodiment_tag=flags.embodiment_tag or None,
-        embodiment_id=flags.embodiment_id,
-        allow_padding=flags.allow_padding,
-        override_statistics=flags.override_pretraining_statistics,
-        state_dropout_prob=flags.state_dropout_prob,
-        random_rotation_angle=flags.random_rotation_angle,
-        color_jitter_params=flags.color_jitter(),
-        augment=flags.augment,
-        seed=flags.seed,
-        shard_size=flags.shard_size,
-        episode_sampling_rate=flags.episode_sampling_rate,
-        frame_cache_gb=flags.frame_cache_gb,
-        noise_draws=flags.noise_draws,
-    )
     with console.status("looking through the datasets") as status:
-        return build_data(base, options, lambda done, of: status.update(f"looking through the videos: {done} of {of}"))
+
+        def progress(done: int, of: int) -> None:
+            status.update(f"looking through the videos: {done} of {of}")
+
+        return build_data(flags, base, load_config(base), progress)
 
 
 def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, sharded: bool) -> tuple[GrootModel, Any]:
@@ -184,8 +168,7 @@ def _first_report(
         "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "resumed_from": None if start is None else start.name,
         "flags": flags.to_dict(),
-        "tag": data.processor.embodiment_tag,
-        "windows": data.schedule.epoch_length,
+        "data": data.summary,
         "samples_per_step": arguments.per_device_train_batch_size
         * arguments.world_size
         * arguments.gradient_accumulation_steps,
@@ -197,10 +180,10 @@ def _first_report(
 
 
 def _summary(report: dict[str, Any]) -> str:
-    parameters, flags = report["parameters"], report["flags"]
-    epochs = flags["max_steps"] * report["samples_per_step"] / report["windows"]
+    parameters, flags, data = report["parameters"], report["flags"], report["data"]
+    epochs = flags["max_steps"] * report["samples_per_step"] / data["windows"]
     return (
-        f"{report['windows']} windows of {report['tag']}, {flags['max_steps']} steps of {report['samples_per_step']} "
+        f"{data['windows']} windows of {data['embodiment_tag']}, {flags['max_steps']} steps of {report['samples_per_step']} "
         f"samples ({epochs:.1f} epochs) on {report['processes']} x {report['device']}; "
         f"{parameters['trained'] / 1e6:.2f} of {parameters['total'] / 1e6:.2f} million parameters are trained"
     )

@@ -74,7 +74,7 @@ def training_arguments(flags: FinetuneFlags, deepspeed: Path | None = None) -> T
         "dataloader_num_workers": flags.dataloader_num_workers,
         "gradient_checkpointing": flags.gradient_checkpointing,
         "ddp_find_unused_parameters": False,
-        "ddp_backend": None if cuda else "gloo",
+        "ddp_backend": "gloo" if processes > 1 and not cuda else None,
         "deepspeed": None if deepspeed is None else str(deepspeed),
     }
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
