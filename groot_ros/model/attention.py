@@ -34,14 +34,26 @@ def _tower_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
+    images: int = 1,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` with the signature of an attention function of transformers: returns [B,Q,h,d] and no weights."""
+    """`attend` with the signature of an attention function of transformers: returns [B,Q,h,d] and no weights.
+
+    `images`: query, key and value [1,h,images*L,d] are those of so many images of L patches, which do not see each
+    other. transformers would call this function once per image, which on a CPU costs as much as the network does.
+    """
     del scaling, dropout, kwargs  # Qwen3-VL scales by 1/sqrt(d), as SDPA does, and has no attention dropout.
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    if images > 1:
+
+        def split(tensor: Tensor) -> Tensor:
+            return tensor[0].unflatten(1, (images, -1)).transpose(0, 1)
+
+        out = attend(split(query), split(key), split(value))
+        return out.transpose(1, 2).flatten(0, 1)[None].contiguous(), None
     out = attend(query, key, value, attention_mask, causal=causal and attention_mask is None)
     return out.transpose(1, 2).contiguous(), None
 

@@ -149,13 +149,18 @@ class CosmosBackbone(Backbone):
         head_dim = tower.config.hidden_size // tower.config.num_heads
         rope = positions.vision_rope_tables(coordinates, head_dim, self.rope_rounding)
         lengths = torch.tensor([rows * cols for frames, rows, cols in grids for _ in range(frames)])
-        bounds = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        more = {}
         if tower.config._attn_implementation != TOWER_ATTENTION:  # flash attention reads the bounds on its device
-            bounds = bounds.to(hidden.device)
+            bounds = functional.pad(lengths.cumsum(0), (1, 0)).to(hidden.device, torch.int32)
+        elif bool((lengths == lengths[0]).all()):  # one call for all images instead of one for each
+            more = {"images": len(lengths)}
+            bounds = torch.tensor([0, len(hidden)], dtype=torch.int32)
+        else:
+            bounds = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         taps = []
         tap_layers = list(tower.config.deepstack_visual_indexes)
         for i, block in enumerate(tower.blocks):
-            hidden = block(hidden, cu_seqlens=bounds, position_embeddings=rope)
+            hidden = block(hidden, cu_seqlens=bounds, position_embeddings=rope, **more)
             if i in tap_layers:
                 taps.append(tower.deepstack_merger_list[tap_layers.index(i)](hidden))
         return tower.merger(hidden), taps

@@ -6,6 +6,7 @@ is cast to bfloat16, and transformers moves these functions between releases. So
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -65,8 +66,17 @@ def mrope_position_ids(
     ids = input_ids.tolist()
     real = attention_mask.tolist()
     out = torch.ones(3, *input_ids.shape, dtype=torch.int64)
-    remaining = iter(enumerate(grids))
+    index = 0
+    # A batch for training is many prompts of few kinds: rows like one before are copied.
+    known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, Sequence[Grid]]] = {}
     for b, (row_ids, row_real) in enumerate(zip(ids, real, strict=True)):
+        kind = tuple(row_ids), tuple(row_real)
+        same, images = known.get(kind, (-1, ()))
+        if same >= 0 and grids[index : index + len(images)] == images:
+            out[:, b] = out[:, same]
+            index += len(images)
+            continue
+        first = index
         columns = [i for i, r in enumerate(row_real) if r]
         start = at = 0
         while at < len(columns):
@@ -74,9 +84,9 @@ def mrope_position_ids(
                 out[:, b, columns[at]] = start
                 start, at = start + 1, at + 1
                 continue
-            index, grid = next(remaining, (-1, None))
-            if grid is None:
+            if index == len(grids):
                 raise ValueError(f"input_ids of sample {b} hold more images than the {len(grids)} of image_grid_thw")
+            grid = grids[index]
             rows, cols = grid[1] // merge, grid[2] // merge
             block = columns[at : at + rows * cols]
             if len(block) < rows * cols or any(row_ids[c] != image_token_id for c in block):
@@ -87,10 +97,10 @@ def mrope_position_ids(
             out[0, b, block] = start
             out[1, b, block] = start + torch.arange(rows).repeat_interleave(cols)
             out[2, b, block] = start + torch.arange(cols).repeat(rows)
-            start, at = start + max(rows, cols), at + rows * cols
-    left = next(remaining, None)
-    if left is not None:
-        raise ValueError(f"image_grid_thw holds {len(grids)} images, input_ids hold tokens for {left[0]}")
+            start, at, index = start + max(rows, cols), at + rows * cols, index + 1
+        known[kind] = b, grids[first:index]
+    if index < len(grids):
+        raise ValueError(f"image_grid_thw holds {len(grids)} images, input_ids hold tokens for {index}")
     return out.to(input_ids.device)
 
 
@@ -119,12 +129,16 @@ def mrope_tables(
 
 def patch_coordinates(grids: Sequence[Grid], merge: int, device: torch.device) -> Tensor:
     """Row and column of every patch, int64 [patches,2], in the order of `pixel_values`: one merged block by another."""
-    parts = []
-    for frames, rows, cols in grids:
-        grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), dim=-1)
-        blocks = grid.view(rows // merge, merge, cols // merge, merge, 2).transpose(1, 2).reshape(-1, 2)
-        parts.append(blocks.repeat(frames, 1))
-    return torch.cat(parts).to(device)
+    return torch.cat([_image_coordinates(tuple(grid), merge) for grid in grids]).to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _image_coordinates(grid: Grid, merge: int) -> Tensor:
+    """Of one image; not to be written to."""
+    frames, rows, cols = grid
+    places = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), dim=-1)
+    blocks = places.view(rows // merge, merge, cols // merge, merge, 2).transpose(1, 2).reshape(-1, 2)
+    return blocks.repeat(frames, 1)
 
 
 def vision_rope_tables(
@@ -149,8 +163,10 @@ def position_table_lookup(grids: Sequence[Grid], coordinates: Tensor, side: int)
         indices int64 [4,patches] into the flattened table and weights float32 [4,patches].
     """
     # float32 linspace, as the reference has it: an exact quotient would differ in the last bits of the weights.
-    lines = [(torch.linspace(0, side - 1, rows), torch.linspace(0, side - 1, cols)) for _, rows, cols in grids]
     counts = [frames * rows * cols for frames, rows, cols in grids]
+    if len({tuple(grid[1:]) for grid in grids}) == 1:
+        grids, counts = grids[:1], [sum(counts)]
+    lines = [(torch.linspace(0, side - 1, rows), torch.linspace(0, side - 1, cols)) for _, rows, cols in grids]
     at = coordinates.cpu().split(counts)
     place = [torch.stack((r[c[:, 0]], s[c[:, 1]]), dim=-1) for (r, s), c in zip(lines, at, strict=True)]
     places = torch.cat(place).to(coordinates.device)

@@ -246,6 +246,38 @@ def test_position_ids_of_any_prompt(parts, tail, padding):
     assert out[:, at:].tolist() == [list(range(following, following + tail))] * 3
 
 
+def test_position_ids_of_equal_prompts_with_other_images():
+    """Rows of one text are copied, unless an image has another shape: 2 x 3 and 3 x 2 are as many tokens."""
+    row = [TEXT, *[IMAGE] * 6, TEXT]
+    grids = [(1, 4, 6), (1, 4, 6), (1, 6, 4), (1, 4, 6)]
+    ids = torch.tensor([row] * 4)
+    out = mrope_position_ids(ids, torch.ones_like(ids), grids, image_token_id=IMAGE, merge=2)
+    for b, grid in enumerate(grids):
+        alone = mrope_position_ids(ids[:1], torch.ones_like(ids[:1]), [grid], image_token_id=IMAGE, merge=2)
+        assert torch.equal(out[:, b], alone[:, 0])
+    assert not torch.equal(out[:, 1], out[:, 2])
+    with pytest.raises(ValueError, match="holds 4 images, input_ids hold tokens for 3"):
+        mrope_position_ids(ids[:3], torch.ones_like(ids[:3]), grids, image_token_id=IMAGE, merge=2)
+    with pytest.raises(ValueError, match="sample 3 hold more images than the 3"):
+        mrope_position_ids(ids, torch.ones_like(ids), grids[:3], image_token_id=IMAGE, merge=2)
+
+
+def test_images_of_one_size_go_through_the_tower_as_each_alone(model):
+    """They share one call of the attention; of different sizes, each has its own."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(3 * 16, 1536, generator=generator)
+    with torch.no_grad():
+        together, taps = model.backbone.encode_images(pixels, [(1, 4, 4)] * 3)
+        mixed, _ = model.backbone.encode_images(pixels[8:], [(1, 4, 2), (1, 4, 4), (1, 4, 4)])
+        torch.testing.assert_close(together[4:], mixed[2:])
+        for i, part in enumerate(pixels.split(16)):
+            alone, alone_taps = model.backbone.encode_images(part, [(1, 4, 4)])
+            torch.testing.assert_close(together[4 * i : 4 * i + 4], alone)
+            for tap, alone_tap in zip(taps, alone_taps, strict=True):
+                torch.testing.assert_close(tap[4 * i : 4 * i + 4], alone_tap)
+    assert not torch.allclose(together[:4], together[4:8])
+
+
 @given(st.lists(GRIDS, min_size=1, max_size=3), st.integers(2, 9))
 @settings(max_examples=60, deadline=None)
 def test_position_table_is_interpolated_linearly(grids, side):
