@@ -42,7 +42,7 @@ RobotOption = Annotated[
 GenerationOption = Annotated[
     Generation | None, typer.Option("--generation", "-g", help="Model generation; default: the YAML's newest.")
 ]
-EpisodesText = "Numbers and ranges without their end: 3,7:9 is 3, 7 and 8."
+EpisodesText = "Numbers and ranges: 3,7:9 (without its end) and 3,7-8 are 3, 7 and 8."
 
 
 @dataset_app.command("from-bag")

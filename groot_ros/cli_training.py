@@ -1,15 +1,25 @@
-"""``groot-ros finetune``. Every heavy import is inside the command that needs it."""
+"""``groot-ros finetune`` and ``open-loop``. Every heavy import is inside the command that needs it."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import typer
 
-from groot_ros.cli_options import console, refusals
+from groot_ros.cli_options import (
+    CheckpointOption,
+    DeviceOption,
+    DtypeOption,
+    EmbodimentOption,
+    MatchOption,
+    TokenizerOption,
+    console,
+    refusals,
+)
 from groot_ros.training.flags import PANELS, FinetuneFlags, option, own_text, reference_text
 
 HELP = """Finetune a GR00T checkpoint (N1.5, N1.6, N1.7) on recorded demonstrations: on GPUs, or a tiny one on a CPU.
@@ -28,6 +38,7 @@ Examples:
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
     app.command("finetune", help=HELP, context_settings={"token_normalize_func": _with_hyphens})(_command())
+    app.command("open-loop")(open_loop)
 
 
 def _with_hyphens(token: str) -> str:
@@ -85,3 +96,59 @@ def _option(field: dataclasses.Field[Any], panel: str) -> Any:
     beside = f"NVIDIA: {reference}" if reference else "not NVIDIA's"
     text = f"{field.metadata['help']} \\[{own_text(field.name)}; {beside}]"
     return typer.Option(*switch, *short, help=text, show_default=False, rich_help_panel=panel)
+
+
+def open_loop(
+    checkpoint: CheckpointOption,
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="LeRobot dataset: v2.0, v2.1 or v3.0.")],
+    embodiment: EmbodimentOption = "sim_arm",
+    episodes: Annotated[
+        str,
+        typer.Option(help="Numbers and ranges: 3,7-8, or 3,7:9 without its end. Default: the first five."),
+    ] = "",
+    execution_horizon: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of each chunk that count, before the next observation. Default: half a chunk."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many rows of each episode. Default: all."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures and report.json.")] = Path(
+        "open_loop"
+    ),
+    instruction: Annotated[str, typer.Option(help="In place of the recorded instructions.")] = "",
+    denoising_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Euler steps per chunk. Default: the checkpoint's."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    tokenizer: TokenizerOption = "",
+    match_reference_bf16: MatchOption = False,
+) -> None:
+    """Show a policy recorded observations, and compare its actions with the recorded ones: a table and plots.
+
+    Example: [bold]groot-ros open-loop -c /tmp/tiny -d /tmp/pick -e sim_arm --episodes 0-4[/bold]
+    """
+    with refusals():
+        from groot_ros.training.open_loop_command import open_loop_command
+
+        open_loop_command(
+            dataset,
+            checkpoint,
+            embodiment,
+            output,
+            episodes=episodes,
+            execution_horizon=execution_horizon,
+            steps=steps,
+            instruction=instruction or None,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            tokenizer=tokenizer or None,
+            match_reference_bf16=match_reference_bf16,
+            denoising_steps=denoising_steps,
+            console=console,
+        )

@@ -108,16 +108,18 @@ def split(
 
 
 def parse_episodes(text: str) -> list[int]:
-    """``3,7:9`` -> [3, 7, 8]: numbers and ranges without their end, as in info.json's splits.
+    """``3,7:9`` or ``3,7-8`` -> [3, 7, 8]: numbers, ranges without their end as in info.json's splits, or with it.
 
     Raises: DatasetError for anything else, or a number twice.
     """
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
-        if match is None or (match[2] is not None and int(match[2]) <= int(match[1])):
-            raise DatasetError(f"episodes: expected numbers and ranges such as 3,7:9 (7 and 8), found {text!r}")
-        found += range(int(match[1]), int(match[2]) if match[2] is not None else int(match[1]) + 1)
+        match = re.fullmatch(r"\s*(\d+)\s*(?:([:-])\s*(\d+)\s*)?", part)
+        first = int(match[1]) if match is not None else 0
+        end = first + 1 if match is None or match[2] is None else int(match[3]) + (match[2] == "-")
+        if match is None or end <= first:
+            raise DatasetError(f"episodes: expected numbers and ranges such as 3,7:9 or 3,7-8, found {text!r}")
+        found += range(first, end)
     if len(set(found)) != len(found):
         raise DatasetError(f"episodes: expected each number once, found {text!r}")
     return found

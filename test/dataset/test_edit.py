@@ -196,12 +196,13 @@ def test_split_by_fractions_takes_every_episode_once(sources: tuple[Path, Path],
 
 def test_texts_of_episodes_and_parts() -> None:
     assert edit.parse_episodes("3,7:9") == [3, 7, 8]
+    assert edit.parse_episodes("3, 7-9, 0-0") == [3, 7, 8, 9, 0]
     assert edit.parse_parts(["a=0:2", "b=4"], 5) == {"a": [0, 1], "b": [4]}
     assert edit.parse_parts(["a=0.5", "b=.25"], 8) == {"a": [0, 1, 2, 3], "b": [4, 5]}
     assert edit.parse_parts(["all=1.0"], 3, seed=4) == {"all": [0, 1, 2]}
 
 
-@pytest.mark.parametrize("text", ["", "a", "3:3", "5:2", "-1", "1,,2", "1,0:3"])
+@pytest.mark.parametrize("text", ["", "a", "3:3", "5:2", "5-4", "1-", "1:3-4", "-1", "1,,2", "1,0:3"])
 def test_episodes_that_are_none(text: str) -> None:
     with pytest.raises(DatasetError, match="episodes: expected"):
         edit.parse_episodes(text)

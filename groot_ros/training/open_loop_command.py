@@ -1,0 +1,174 @@
+"""``groot-ros open-loop``: a dataset, a checkpoint, a table, a JSON report and a picture per episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from groot_ros.dataset.edit import parse_episodes
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.policy.base import Policy
+from groot_ros.policy.generation import embodiment_for
+from groot_ros.training.episodes import TrainingDataset, open_training_dataset
+from groot_ros.training.open_loop import check_dataset, check_execution_horizon, columns_of, run_episode
+from groot_ros.training.open_loop_report import OpenLoopReport
+
+REPORT = "report.json"
+
+
+def open_loop_command(
+    dataset_path: Path,
+    checkpoint: str | Path,
+    embodiment_name: str,
+    output: Path,
+    *,
+    episodes: str,
+    execution_horizon: int | None,
+    steps: int | None,
+    instruction: str | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    tokenizer: str | None,
+    match_reference_bf16: bool,
+    denoising_steps: int | None,
+    console: Console,
+) -> OpenLoopReport:
+    """Evaluate ``checkpoint`` (a directory or a hub id), print a summary, and write ``output``: a folder, made if new.
+
+    Args:
+        episodes: numbers and ranges; empty: the first five.
+        execution_horizon: None: half a chunk.
+
+    ``device``, ``dtype``, ``tokenizer``, ``match_reference_bf16`` and ``denoising_steps`` are those of ``LocalPolicy``.
+
+    Raises:
+        DatasetError, TrainingError, EmbodimentError, CheckpointError, ProcessorError, ValueError, OSError: each says
+            what to mend.
+    """
+    embodiment = embodiment_for(embodiment_name, checkpoint)
+    horizon = max(1, embodiment.horizon // 2) if execution_horizon is None else execution_horizon
+    check_execution_horizon(embodiment, horizon)
+    with console.status(f"looking through {dataset_path}"):
+        dataset = open_training_dataset(dataset_path)
+    # Whatever does not fit is told before the checkpoint is loaded.
+    notices = check_dataset(dataset, embodiment)
+    chosen = [dataset.episode(index).index for index in parse_episodes(episodes)] if episodes else _first(dataset)
+    output.mkdir(parents=True, exist_ok=True)
+    from groot_ros.policy.local import LocalPolicy  # imports torch
+
+    with console.status(f"loading {checkpoint}"):
+        policy = LocalPolicy(
+            checkpoint,
+            embodiment,
+            device=device,
+            dtype=dtype,
+            tokenizer=tokenizer,
+            num_steps=denoising_steps,
+            match_reference_bf16=match_reference_bf16,
+        )
+    report = evaluate(
+        dataset,
+        embodiment,
+        policy,
+        str(checkpoint),
+        output,
+        episodes=chosen,
+        execution_horizon=horizon,
+        steps=steps,
+        instruction=instruction,
+        seed=seed,
+        notices=notices,
+        console=console,
+    )
+    _print(report, console)
+    console.print(f"report and pictures: {output / REPORT}", soft_wrap=True)
+    return report
+
+
+def evaluate(
+    dataset: TrainingDataset,
+    embodiment: Embodiment,
+    policy: Policy,
+    checkpoint: str,
+    output: Path,
+    *,
+    episodes: list[int],
+    execution_horizon: int,
+    steps: int | None,
+    instruction: str | None,
+    seed: int,
+    notices: list[str],
+    console: Console,
+) -> OpenLoopReport:
+    """Run ``episodes`` with a progress bar, and write report and pictures; see ``run_episode``."""
+    from groot_ros.training.open_loop_picture import draw_episode  # imports matplotlib
+
+    lengths = [dataset.episode(index).length for index in episodes]
+    rows = [length if steps is None else min(length, steps) for length in lengths]
+    report = OpenLoopReport(
+        dataset=str(dataset.root),
+        checkpoint=checkpoint,
+        embodiment=embodiment.name,
+        fps=dataset.fps,
+        execution_horizon=execution_horizon,
+        seed=seed,
+        columns=columns_of(embodiment),
+        runs=[],
+        notices=notices,
+    )
+    bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    with Progress(*bar_columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=sum(rows))
+        for number, index in enumerate(episodes):
+            done = sum(rows[:number])
+            bar.update(task, completed=done, description=f"episode {index}")
+            run = run_episode(
+                dataset,
+                dataset.episode(index),
+                embodiment,
+                policy,
+                execution_horizon=execution_horizon,
+                steps=steps,
+                instruction=instruction,
+                seed=seed,
+                progress=lambda row, _, done=done: bar.update(task, completed=done + row),  # type: ignore[misc]
+            )
+            picture = output / f"episode_{index:06d}.png"
+            draw_episode(report, run, picture)
+            report.runs.append(run)
+            report.pictures[index] = picture.name
+            report.to_json(output / REPORT)  # what was measured stays when the next episode is interrupted
+    return report
+
+
+def _first(dataset: TrainingDataset) -> list[int]:
+    return [episode.index for episode in dataset.episodes[:5]]
+
+
+def _print(report: OpenLoopReport, console: Console) -> None:
+    for notice in report.notices:
+        console.print(f"note: {notice}", style="yellow", markup=False, soft_wrap=True)
+    title = (
+        f"prediction minus recording, {sum(len(run.predicted) for run in report.runs)} rows of {len(report.runs)} "
+        f"episodes, {report.execution_horizon} per chunk"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("key", "joint", "unit"):
+        table.add_column(name, overflow="fold")
+    for name in ("MSE", "mean |e|", "max |e|", "kept still"):
+        table.add_column(name, justify="right")
+    keys = report.key_errors()
+    for error in report.column_errors():
+        numbers = (error.mse, error.mae, error.max_abs, error.held_mae)
+        table.add_row(error.key, error.name, error.unit, *(f"{value:.4g}" for value in numbers))
+    table.add_section()
+    for key, mean in {**keys, "all": report.mean_error()}.items():
+        table.add_row(key, "", "", f"{mean.mse:.4g}", f"{mean.mae:.4g}", "", f"{mean.held_mae:.4g}")
+    console.print(table)
+    latency = report.latency_s
+    if latency.p50 is not None and latency.p95 is not None:
+        console.print(f"latency p50 {1e3 * latency.p50:.1f} ms, p95 {1e3 * latency.p95:.1f} ms")
