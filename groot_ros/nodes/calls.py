@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.client import Client
 from rclpy.node import Node
@@ -39,9 +40,18 @@ def ask(
     Raises:
         TimeoutError: it does not exist or does not answer within ``timeout_s``.
     """
-    if not client.wait_for_service(timeout_s):
-        raise TimeoutError(f"service {client.srv_name} is not there after {timeout_s} s")
     request = client.srv_type.Request() if data is None else client.srv_type.Request(data=data)
+    response = answer(client, request, timeout_s, alive)
+    return bool(response.success), str(response.message)
+
+
+def answer(client: Client, request: Any, timeout_s: float, alive: Callable[[], None] = lambda: None) -> Any:
+    """The response to ``request`` of any service; all else as ``ask``."""
+    deadline = time.monotonic() + timeout_s
+    while not client.wait_for_service(max(0.0, min(LOOK_S, deadline - time.monotonic()))):
+        alive()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"service {client.srv_name} is not there after {timeout_s} s")
     done = threading.Event()
     future = client.call_async(request)
     future.add_done_callback(lambda _: done.set())
@@ -51,5 +61,4 @@ def ask(
         if time.monotonic() > deadline:
             client.remove_pending_request(future)
             raise TimeoutError(f"service {client.srv_name} has not answered after {timeout_s} s")
-    response = future.result()
-    return bool(response.success), str(response.message)
+    return future.result()

@@ -99,6 +99,10 @@ def play(world: World, plan: Plan, seeds: Iterable[int], keep: Callable[[Played]
     """
     try:
         await_policy(world, plan.start_timeout_s)
+        if not world.wait(lambda: world.now_ns() > 0, CLOCK_S):
+            raise Interrupted(
+                f"/clock: expected ROS time, found none in {CLOCK_S:g} s: publish it or unset use_sim_time"
+            )
         for seed in seeds:
             try:
                 played = play_one(world, plan, seed)
@@ -151,13 +155,13 @@ def play_one(world: World, plan: Plan, seed: int) -> Played:
     _instruct(world, instruction, seed)
     _demand(world, "reset", seed)
     before = _fresh(world, lambda report: report.state is State.READY, ANSWER_S, "is not ready after ~/reset")
-    _await_clear(world, judge, seed)
-    judge.began(world.now_ns())
+    while not judge.begin(world.now_ns()):
+        _await_clear(world, judge, seed)
     _demand(world, "start", seed)
     _watch(world, judge, seed)
-    after = come_to_rest(world)
     if judge.verdict is None:
         raise Interrupted(f"seed {seed}: {judge.interruption}")
+    after = come_to_rest(world)
     return Played(seed, before.instruction, judge.verdict, judge, after.counts.since(before.counts), after)
 
 

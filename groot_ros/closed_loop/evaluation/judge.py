@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -101,7 +102,7 @@ class Verdict:
 
 
 class EpisodeJudge:
-    """Follows one episode. Events come in the order of their arrival; times are ROS time in ns.
+    """Follows one episode. Events come in the order of their arrival, from any thread; times are ROS time in ns.
 
     Attributes:
         phase: where the episode is.
@@ -109,6 +110,7 @@ class EpisodeJudge:
         interruption: why the episode does not count; empty while it does.
         distance_m, closest_m: to the goal, last and least while running; None: not told.
         chunks: what was executed while running.
+        began_ns: when it began.
     """
 
     def __init__(self, time_limit_s: float) -> None:
@@ -118,8 +120,9 @@ class EpisodeJudge:
         self.distance_m: float | None = None
         self.closest_m: float | None = None
         self.chunks: list[ChunkFacts] = []
+        self._lock = threading.RLock()
         self._limit_ns = round(time_limit_s * 1e9)
-        self._began_ns = 0
+        self.began_ns = 0
         self._moved = False
         self._refused = ""
 
@@ -135,23 +138,29 @@ class EpisodeJudge:
 
     def reset_done(self) -> None:
         """The reset service has answered: what comes now may be of the new scene."""
-        self.phase = Phase.CLEARING
+        with self._lock:
+            self.phase = Phase.CLEARING
 
-    def began(self, now_ns: int) -> None:
-        """``~/start`` is called now."""
-        self.phase, self._began_ns = Phase.RUNNING, now_ns
+    def begin(self, now_ns: int) -> bool:
+        """``~/start`` is called now; False when the scene is not ready, for a success was heard again."""
+        with self._lock:
+            if self.phase is not Phase.READY:
+                return False
+            self.phase, self.began_ns = Phase.RUNNING, now_ns
+            return True
 
     def elapsed_s(self, now_ns: int) -> float:
         """Since the episode began (s)."""
-        return 1e-9 * (now_ns - self._began_ns)
+        return 1e-9 * (now_ns - self.began_ns)
 
     def succeeded(self, value: bool, now_ns: int) -> None:
         """The success topic said ``value``."""
-        if self.phase in (Phase.CLEARING, Phase.READY):
-            # A true of the scene before may still be under way: it takes another false to begin.
-            self.phase = Phase.CLEARING if value else Phase.READY
-        elif self.phase is Phase.RUNNING and value and self._in_time(now_ns):
-            self._end(Verdict(True, "", self.elapsed_s(now_ns)))
+        with self._lock:
+            if self.phase in (Phase.CLEARING, Phase.READY):
+                # A true of the scene before may still be under way: it takes another false to begin.
+                self.phase = Phase.CLEARING if value else Phase.READY
+            elif self.phase is Phase.RUNNING and value and self._in_time(now_ns):
+                self._end(Verdict(True, "", self.elapsed_s(now_ns)))
 
     def failed(self, reason: str, now_ns: int) -> None:
         """The failure topic said ``reason``; empty: nothing has failed."""
@@ -190,8 +199,8 @@ class EpisodeJudge:
         """ROS time goes on."""
         if self.phase is not Phase.RUNNING:
             return
-        if now_ns < self._began_ns:
-            self._interrupt(f"ROS time jumped back by {1e-9 * (self._began_ns - now_ns):.3f} s during an episode")
+        if now_ns < self.began_ns:
+            self._interrupt(f"ROS time jumped back by {1e-9 * (self.began_ns - now_ns):.3f} s during an episode")
         elif self._in_time(now_ns):
             return
         elif not self.chunks:
@@ -201,13 +210,17 @@ class EpisodeJudge:
             self._end(Verdict(False, TIME_LIMIT, 1e-9 * self._limit_ns))
 
     def _in_time(self, now_ns: int) -> bool:
-        return now_ns - self._began_ns <= self._limit_ns
+        return now_ns - self.began_ns <= self._limit_ns
 
     def _end(self, verdict: Verdict) -> None:
-        self.verdict, self.phase = verdict, Phase.OVER
+        with self._lock:
+            if self.phase is Phase.RUNNING:  # the first one counts
+                self.verdict, self.phase = verdict, Phase.OVER
 
     def _interrupt(self, why: str) -> None:
-        self.interruption, self.phase = why, Phase.OVER
+        with self._lock:
+            if self.phase is Phase.RUNNING:
+                self.interruption, self.phase = why, Phase.OVER
 
 
 def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:

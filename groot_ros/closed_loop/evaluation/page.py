@@ -49,14 +49,15 @@ code { overflow-wrap: anywhere; }
 _BINS = 20
 
 
-def page(summary: EvaluationSummary, setting: Mapping[str, Any], episodes: Sequence[Episode], note: str = "") -> str:
+def page(summary: EvaluationSummary, run: Mapping[str, Any], episodes: Sequence[Episode], note: str = "") -> str:
     """HTML: rate and interval, a cell per seed, videos of the failures by reason, then tables and facts.
 
     Args:
+        run: see ``read_run``.
         episodes: in the order of their seeds.
         note: why the run is not complete.
     """
-    title = escape(headline(summary))
+    title, setting = escape(headline(summary)), run["setting"]
     parts = [
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -68,7 +69,7 @@ def page(summary: EvaluationSummary, setting: Mapping[str, Any], episodes: Seque
         *_videos(episodes),
         f"<h2>Continuity</h2>{_table(continuity_rows(summary))}",
         f"<h2>Latency [ms]</h2>{_table(latency_rows(summary))}",
-        f"<h2>This run</h2>{_table(fact_rows(setting)[1:], head=False)}",
+        f"<h2>This run</h2>{_table(fact_rows(run)[1:], head=False)}",
     ]
     return "\n".join(parts) + "\n</body></html>\n"
 

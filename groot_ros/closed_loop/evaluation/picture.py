@@ -82,7 +82,8 @@ def _draw_times(part: Figure, episodes: Sequence[Episode], summary: EvaluationSu
     left.set_title("time to success [s]", fontsize=10, loc="left")
     left.set_xlim(0.0, limit_s)
     reasons = list(summary.failures)[::-1]
-    right.barh(reasons, [summary.failures[reason] for reason in reasons], color=BAD)
+    right.barh(reasons, [summary.failures[reason] for reason in reasons], 0.6, color=BAD)
+    right.set_ylim(len(reasons) - 0.5 - max(4, len(reasons)), len(reasons) - 0.5)
     right.set_title("failures by reason", fontsize=10, loc="left")
     if not reasons:
         right.text(0.5, 0.5, "none", ha="center", va="center", transform=right.transAxes, color=INK)

@@ -121,27 +121,33 @@ class EvaluationFolder:
         """Where the videos are."""
         return self.path / VIDEOS
 
-    def begin(self, setting: Mapping[str, Any], resume: bool) -> None:
+    def begin(self, setting: Mapping[str, Any], facts: Mapping[str, Any], resume: bool) -> None:
         """Start a run, or with ``resume`` go on with the one that is there.
 
         Args:
             setting: JSON values that have to be the same when a run goes on.
+            facts: JSON values that are told in the report; those of the first run are kept.
 
         Raises:
             EvaluationError: there is a run already, or one of another setting.
             OSError: the folder cannot be written.
         """
-        there = (self.path / RUN).exists()
-        if there and not resume:
+        if not (self.path / RUN).exists():
+            make_folder(self.videos)
+            write_json(self.path / RUN, {"setting": dict(setting), "facts": dict(facts)})
+            return
+        if not resume:
             raise EvaluationError(
                 f"{self.path}: expected a new folder, found an evaluation: give another --output, or --resume to go on"
             )
-        if there:
-            self._compare(setting)
-            self.episodes = read_episodes(self.path)
-        else:
-            make_folder(self.videos)
-            write_json(self.path / RUN, dict(setting))
+        before = read_run(self.path)["setting"]
+        for name in dict.fromkeys([*before, *setting]):
+            if before.get(name) != setting.get(name):
+                raise EvaluationError(
+                    f"{self.path / RUN}: expected the same {name} as before to go on, {before.get(name)!r}, found "
+                    f"{setting.get(name)!r}: give another --output"
+                )
+        self.episodes = read_episodes(self.path)
 
     def missing(self, seeds: Iterable[int]) -> list[int]:
         """Those of ``seeds`` that were not played."""
@@ -162,26 +168,17 @@ class EvaluationFolder:
             sync_folder(self.path)
         self.episodes.append(episode)
 
-    def _compare(self, setting: Mapping[str, Any]) -> None:
-        before = read_setting(self.path)
-        for name in dict.fromkeys([*before, *setting]):
-            if before.get(name) != setting.get(name):
-                raise EvaluationError(
-                    f"{self.path / RUN}: expected the same {name} as before to go on, {before.get(name)!r}, found "
-                    f"{setting.get(name)!r}: give another --output"
-                )
 
-
-def read_setting(folder: Path) -> dict[str, Any]:
-    """What ``begin`` was given. Raises: EvaluationError when there is none."""
+def read_run(folder: Path) -> dict[str, dict[str, Any]]:
+    """``setting`` and ``facts`` as ``begin`` was given them. Raises: EvaluationError when there are none."""
     path = folder / RUN
     try:
-        setting = json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: expected the facts of an evaluation, found {error}") from error
-    if not isinstance(setting, dict):
-        raise EvaluationError(f"{path}: expected a JSON object, found {type(setting).__name__}")
-    return setting
+    if not isinstance(run, dict) or not all(isinstance(run.get(name), dict) for name in ("setting", "facts")):
+        raise EvaluationError(f"{path}: expected an object with setting and facts, found something else")
+    return run
 
 
 def read_episodes(folder: Path) -> list[Episode]:

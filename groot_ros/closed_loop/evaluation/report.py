@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from groot_ros.closed_loop.evaluation.page import page
-from groot_ros.closed_loop.evaluation.record import EvaluationFolder, read_episodes, read_setting
+from groot_ros.closed_loop.evaluation.record import EvaluationFolder, read_episodes, read_run
 from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes, write_summary
 from groot_ros.closed_loop.evaluation.words import continuity_rows, fact_rows, headline, latency_rows, outcome_rows
 
@@ -24,26 +24,26 @@ def write_report(folder: EvaluationFolder, planned: int, note: str = "") -> Eval
 
     Raises: OSError, EvaluationError when the folder holds no run.
     """
-    setting = read_setting(folder.path)
+    run = read_run(folder.path)
     episodes = sorted(folder.episodes, key=lambda episode: episode.seed)
     summary = summarize_episodes(episodes, planned)
-    _replace(folder.path / JSON, lambda path: write_summary(path, summary, setting, episodes))
-    text = _markdown(summary, setting, note, (folder.path / PICTURE).exists())
+    _replace(folder.path / JSON, lambda path: write_summary(path, summary, run, episodes))
+    text = _markdown(summary, run, note, (folder.path / PICTURE).exists())
     _replace(folder.path / MARKDOWN, lambda path: path.write_text(text, encoding="utf-8"))
-    html = page(summary, setting, episodes, note)
+    html = page(summary, run, episodes, note)
     _replace(folder.path / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
     return summary
 
 
 def read_folder(path: Path) -> EvaluationFolder:
     """An evaluation that was made before. Raises: EvaluationError when there is none."""
-    read_setting(path)
+    read_run(path)
     folder = EvaluationFolder(path)
     folder.episodes = read_episodes(path)
     return folder
 
 
-def _markdown(summary: EvaluationSummary, setting: dict[str, Any], note: str, picture: bool) -> str:
+def _markdown(summary: EvaluationSummary, run: dict[str, Any], note: str, picture: bool) -> str:
     parts = [f"# {headline(summary)}\n"]
     if note:
         parts.append(f"**Not complete** ({summary.episodes} of {summary.planned} episodes): {note}\n")
@@ -53,7 +53,7 @@ def _markdown(summary: EvaluationSummary, setting: dict[str, Any], note: str, pi
         ("Outcomes", outcome_rows(summary)),
         ("Continuity", continuity_rows(summary)),
         ("Latency [ms]", latency_rows(summary)),
-        ("This run", fact_rows(setting)),
+        ("This run", fact_rows(run)),
     ):
         parts.append(f"## {title}\n\n{_table(rows)}")
     return "\n".join(parts)

@@ -124,11 +124,11 @@ def summarize_episodes(episodes: Sequence[Episode], planned: int) -> EvaluationS
     )
 
 
-def write_summary(path: Path, summary: EvaluationSummary, setting: dict[str, Any], episodes: Sequence[Episode]) -> None:
-    """Write report.json: the numbers, the setting, and the episodes without what is per chunk."""
+def write_summary(path: Path, summary: EvaluationSummary, run: dict[str, Any], episodes: Sequence[Episode]) -> None:
+    """Write report.json: the numbers, the run, and the episodes without what is per chunk."""
     per_chunk = {"jumps", "delay_ticks", "latency_ms"}
     rows = [{name: value for name, value in asdict(e).items() if name not in per_chunk} for e in episodes]
-    content = {"summary": asdict(summary) | {"complete": summary.complete}, "run": setting, "episodes": rows}
+    content = {"summary": asdict(summary) | {"complete": summary.complete}, "run": run, "episodes": rows}
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

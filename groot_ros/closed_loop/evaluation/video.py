@@ -79,9 +79,10 @@ class Reel:
     def _captioned(
         self, begin_ns: int, end_ns: int, lines: tuple[str, str], success: bool
     ) -> Iterator[NDArray[np.uint8]]:
-        period_ns = round(1e9 / self.fps)
-        for now_ns in range(begin_ns, max(end_ns, begin_ns) + 1, period_ns):
-            yield caption(self._at(now_ns), lines[0], f"{1e-9 * (now_ns - begin_ns):.1f} s", MUTED)
+        ticks = max(0, int(Fraction(end_ns - begin_ns, 1_000_000_000) * self.fps))
+        for tick in range(ticks + 1):
+            passed_ns = round(tick * 1_000_000_000 / self.fps)
+            yield caption(self._at(begin_ns + passed_ns), lines[0], f"{1e-9 * passed_ns:.1f} s", MUTED)
         last = caption(self._at(end_ns), lines[0], lines[1], GOOD if success else BAD)
         for _ in range(round(HOLD_S * self.fps)):
             yield last
@@ -116,7 +117,8 @@ def write_mp4(path: Path, pictures: Iterator[NDArray[np.uint8]], fps: Fraction) 
                 if stream is None:
                     stream = container.add_stream("libx264", rate=fps, options=_OPTIONS)
                     stream.height, stream.width, stream.pix_fmt = *rgb.shape[:2], "yuv420p"
-                    stream.codec_context.thread_count = 1
+                    # No picture refers to a later one: packet k is picture k.
+                    stream.codec_context.thread_count, stream.codec_context.max_b_frames = 1, 0
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
             if stream is not None:
                 container.mux(stream.encode(None))

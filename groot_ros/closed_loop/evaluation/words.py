@@ -84,14 +84,15 @@ def latency_rows(summary: EvaluationSummary) -> Rows:
     return rows
 
 
-def fact_rows(setting: Mapping[str, Any]) -> Rows:
-    """Command, checkpoint, versions and setting."""
+def fact_rows(run: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Command, versions and setting of ``read_run``."""
     rows: Rows = [("", "")]
-    for name, value in setting.items():
+    for name, value in {**run["facts"], **run["setting"]}.items():
+        words = name.replace("_", " ")
         if isinstance(value, Mapping):
-            rows += [(f"{name}: {inner}", _text(given)) for inner, given in value.items()]
+            rows += [(f"{words}: {inner}", _text(given)) for inner, given in value.items()]
         else:
-            rows.append((name.replace("_", " "), _text(value)))
+            rows.append((words, _text(value)))
     return rows
 
 
