@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point as PointMessage
+from geometry_msgs.msg import Pose, PoseArray, Quaternion
 from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
@@ -20,7 +23,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -32,10 +35,13 @@ from groot_ros.embodiment.schema import Camera, Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.nodes.parameters import declare, parameter, read
 from groot_ros.nodes.runtime import EXIT_FAILED, StartError, request_stop, run
-from groot_ros.simulation.arm import CAMERAS, JOINTS, ArmView, SimArm
+from groot_ros.simulation.arm import CAMERAS, ArmView, SimArm
 from groot_ros.simulation.gl import NoRenderer
-from groot_ros.simulation.robot import Counters, JointReading, Outlets, SimRobot
+from groot_ros.simulation.robot import Counters, JointReading, Outlets, Progress, SimRobot
+from groot_ros.simulation.scene import CUBES, JOINTS
+from groot_ros.simulation.tasks import Task, find_task
 from groot_ros.simulation.trajectory import Point, TrajectoryRefused
+from groot_ros.srv import ResetEpisode
 
 # Reliable publishers serve both kinds of subscriber. Best effort would lose frames: an image is larger than one
 # fragment of Fast DDS's default shared memory, and a lost fragment loses the frame.
@@ -53,6 +59,10 @@ class SimulatorParameters:
     embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file: topics, rates, sizes")
     seed: int = parameter(
         0, "Seed of start pose, cubes and camera noise; each reset takes the next", minimum=0, maximum=2**31 - 1
+    )
+    task: str = parameter(
+        "",
+        "What is to be done and judged: reach_one, reach, push, pick, with :red or :blue to fix the cube; empty: none",
     )
     camera_rate_hz: float = parameter(0.0, "Frame rate; 0: the YAML's", unit="Hz", minimum=0.0, maximum=120.0)
     joint_rate_hz: float = parameter(
@@ -84,6 +94,8 @@ class SimulatorNode(Node):
             self._embodiment = load_embodiment(self._options.embodiment)
             _check(self._embodiment, self._options)
             self._seed = self._options.seed
+            self._task = self._own_task = find_task(self._options.task) if self._options.task else None
+            self._failure = ""
             self._now_ns = self._make_clock()
             self._cameras = {
                 name: self.create_publisher(_image_class(camera), camera.topic, CAMERA_QOS)
@@ -93,6 +105,10 @@ class SimulatorNode(Node):
                 self.create_publisher(JointState, stream.topic, RELIABLE_QOS)
                 for stream in self._embodiment.state_streams.values()
             ]
+            self._success = self.create_publisher(Bool, "~/success", RELIABLE_QOS)
+            self._failures = self.create_publisher(String, "~/failure", RELIABLE_QOS)
+            self._distance = self.create_publisher(Float64, "~/distance", RELIABLE_QOS)
+            self._cubes = self.create_publisher(PoseArray, "~/cubes", RELIABLE_QOS)
             self._clock_publisher = self.create_publisher(ClockMessage, "/clock", RELIABLE_QOS)
             self._start_recording()
             self._robot = self._make_robot()
@@ -124,7 +140,7 @@ class SimulatorNode(Node):
         return lambda: SIM_START_NS + round((time.monotonic_ns() - begin_ns) * factor)
 
     def _make_robot(self) -> SimRobot:
-        arm = SimArm(self._seed)
+        arm = SimArm(self._seed, task=self._task)
         sizes = {name: (camera.width, camera.height) for name, camera in self._embodiment.cameras.items()}
         rates_hz = [stream.rate_hz for stream in self._embodiment.state_streams.values()]
         frame_rates_hz = [camera.rate_hz for camera in self._embodiment.cameras.values()]
@@ -135,7 +151,7 @@ class SimulatorNode(Node):
             camera_rate_hz=self._options.camera_rate_hz or max(frame_rates_hz),
             now_ns=self._now_ns,
             clock_rate=self._options.real_time_factor,
-            outlets=Outlets(self._on_tick, self._on_joints, self._on_frame, self._on_clamped),
+            outlets=Outlets(self._on_tick, self._on_joints, self._on_frame, self._on_clamped, self._on_progress),
         )
         robot.failed = self._on_failure
         return robot
@@ -153,6 +169,7 @@ class SimulatorNode(Node):
             for topic in (INSTRUCTION_TOPIC, EVENTS_TOPIC):
                 self.create_subscription(String, topic, self._on_text(topic), RELIABLE_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(ResetEpisode, "~/reset_episode", self._on_reset_episode)
 
     def _start_timers(self) -> None:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -193,6 +210,19 @@ class SimulatorNode(Node):
             f"commanded outside its range, clamped: {', '.join(joints)}", throttle_duration_sec=5.0
         )
 
+    def _on_progress(self, progress: Progress) -> None:
+        verdict = progress.verdict
+        self._success.publish(Bool(data=verdict.success))
+        if progress.begins or verdict.failure != self._failure:
+            self._failure = verdict.failure
+            self._failures.publish(String(data=verdict.failure))
+        if not math.isnan(verdict.distance_m):
+            self._distance.publish(Float64(data=verdict.distance_m))
+        cubes = PoseArray(poses=[_pose(progress.cubes[name]) for name in CUBES])
+        cubes.header.stamp = _time(progress.stamp_ns)
+        cubes.header.frame_id = "base"
+        self._cubes.publish(cubes)
+
     def _on_failure(self, error: Exception) -> None:
         if isinstance(error, StartError | NoRenderer):
             return  # start() raises it
@@ -231,13 +261,30 @@ class SimulatorNode(Node):
         return receive
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._robot is not None
-        self._seed += 1
-        self._robot.reset(self._seed)
-        response.success = True
-        response.message = f"new scene, seed {self._seed}"
-        self.get_logger().info(response.message)
+        response.success, response.message = True, self._begin(self._seed + 1, self._task)
         return response
+
+    def _on_reset_episode(
+        self, request: ResetEpisode.Request, response: ResetEpisode.Response
+    ) -> ResetEpisode.Response:
+        try:
+            task = find_task(request.task) if request.task else self._own_task
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.success, response.message = True, self._begin(int(request.seed), task)
+        if task is not None:
+            response.instruction = task.instruction(task.scene(self._seed))
+        return response
+
+    def _begin(self, seed: int, task: Task | None) -> str:
+        """Set up a new scene; what to say about it."""
+        assert self._robot is not None
+        self._seed, self._task = seed, task
+        self._robot.reset(seed, task)
+        message = f"new scene, seed {seed}" + (f", {task.name}" if task is not None else "")
+        self.get_logger().info(message)
+        return message
 
     def _report(self) -> None:
         """Rates, render time and CPU share since the last report."""
@@ -302,6 +349,12 @@ def _bytes(pixels: NDArray[np.uint8]) -> array.array[int]:
 
 def _time(stamp_ns: int) -> Time:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+def _pose(pose: NDArray[np.float64]) -> Pose:
+    """Of position (m) and quaternion w, x, y, z [7]."""
+    x, y, z, qw, qx, qy, qz = pose.tolist()
+    return Pose(position=PointMessage(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def _nanoseconds(value: Any) -> int:

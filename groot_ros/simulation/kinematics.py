@@ -16,7 +16,7 @@ SHOULDER_M = (0.012, 0.117)  # axis of shoulder_lift: forward and up from the ba
 UPPER_ARM_M, FOREARM_M, HAND_M = 0.116, 0.135, 0.148
 RANGE_RAD = np.array([[-1.91986, 1.91986], [-1.74533, 1.74533], [-1.69, 1.69], [-1.65806, 1.65806]])
 # Pitch of the hand (rad below horizontal) by the distance of the grasp point from the base's axis (m), a polynomial:
-# about as steep as the arm can hold it from the table to 10 cm above. A corner in it would be a jerk in a straight line.
+# about as steep as the arm can hold it from the table to 10 cm above. A corner in it would jerk the arm on a line.
 PITCH_OF_RADIUS = np.poly1d([-18.2, 6.65, 0.752])
 
 

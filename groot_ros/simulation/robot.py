@@ -6,15 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groot_ros.simulation.arm import ArmView, SimArm
 from groot_ros.simulation.schedule import Schedule
+from groot_ros.simulation.tasks import Task, Verdict
 from groot_ros.simulation.trajectory import Point, TrajectoryFollower
 
+PROGRESS_NS = 100_000_000  # from one report on the task to the next
 MAX_STEP_NS = 200_000_000  # physics never advances by more at once, whatever the clock does
 
 
@@ -29,20 +31,45 @@ class JointReading:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How the task stands.
+
+    Attributes:
+        stamp_ns: at this time.
+        verdict: what the judge says.
+        cubes: cube -> centre (m) and quaternion w, x, y, z [7].
+        begins: the first of a scene.
+    """
+
+    stamp_ns: int
+    verdict: Verdict
+    cubes: Mapping[str, NDArray[np.float64]]
+    begins: bool
+
+
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+@dataclass(frozen=True)
 class Outlets:
-    """Where readings go. Called from the robot's threads: ``tick`` and ``joints`` from physics, ``frame`` from cameras.
+    """Where readings go. Called from the robot's threads: ``frame`` from cameras, the others from physics.
+
+    ``progress`` is also called by ``SimRobot.reset``, in its caller's thread. None may call the robot.
 
     Attributes:
         tick: stamp of every event, before anything else of that instant.
         joints: joint readings.
         frame: stamp, camera, RGB uint8 [H, W, 3].
         clamped: joints whose command was outside their range.
+        progress: of the task, ten times a second and on every reset.
     """
 
     tick: Callable[[int], None]
     joints: Callable[[JointReading], None]
     frame: Callable[[int, str, NDArray[np.uint8]], None]
     clamped: Callable[[Sequence[str]], None]
+    progress: Callable[[Progress], None] = field(default=_ignore)
 
 
 @dataclass
@@ -89,13 +116,17 @@ class SimRobot:
         self._outlets = outlets
         self._rates_hz = (joint_rate_hz, camera_rate_hz)
         self._period_ns = round(1e9 / joint_rate_hz)
-        self._lock = threading.Lock()
+        # Whoever holds `_saying` or `_showing` may hand out what belongs to the present scene: joint readings and
+        # progress, or frames. `_lock` guards the arm and what it follows. A reset takes all three, in this order.
+        self._saying, self._showing, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._scene = 0
         self._follower = TrajectoryFollower(arm.joints, list(arm.positions().values()))
         self._last_ns: int | None = None
         self._physics_ns = 0
+        self._progress_ns: int | None = None
         self._stop = threading.Event()
         self._frame_wanted = threading.Condition()
-        self._frame: tuple[int, NDArray[np.float64]] | None = None
+        self._frame: tuple[int, int, NDArray[np.float64]] | None = None
         self._view_ready: Future[None] = Future()
         self._threads: list[threading.Thread] = []
         self.failed: Callable[[Exception], None] = lambda error: None
@@ -124,12 +155,20 @@ class SimRobot:
         with self._lock:
             self._follower.receive(joint_names, points, stamp_ns, self._now_ns())
 
-    def reset(self, seed: int) -> None:
-        """New start pose and cubes, drawn from ``seed``; commands are forgotten, time goes on."""
-        with self._lock:
-            self._arm.reset(seed)
-            self._physics_ns = 0
-            self._follower.hold(list(self._arm.positions().values()))
+    def reset(self, seed: int, task: Task | None = None) -> None:
+        """New start pose and cubes, drawn from ``seed``; commands are forgotten, time goes on.
+
+        What comes out after this has returned is of the new scene: frames of the old one are dropped.
+        """
+        with self._saying, self._showing:
+            with self._lock:
+                self._arm.reset(seed, task)
+                self._scene += 1
+                self._physics_ns = 0
+                self._follower.hold(list(self._arm.positions().values()))
+                progress = self._judge(self._now_ns(), begins=True)
+            if progress is not None:
+                self._outlets.progress(progress)
 
     def _run(self, name: str, work: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -150,15 +189,19 @@ class SimRobot:
                 self._stop.wait(1e-9 * (schedule.upcoming_ns() - self._now_ns()) / self._clock_rate)
                 continue
             self._outlets.tick(event.due_ns)
-            with self._lock:
-                clamped = self._advance(event.due_ns)
-                reading = self._read(event.due_ns) if event.joints else None
-                state = self._arm.snapshot() if event.frames else None
-            if reading is not None:
-                self.counters.joints += 1
-                self._outlets.joints(reading)
-            if state is not None:
-                self._ask_for_frame(event.due_ns, state)
+            with self._saying:
+                with self._lock:
+                    clamped = self._advance(event.due_ns)
+                    reading = self._read(event.due_ns) if event.joints else None
+                    state = self._arm.snapshot() if event.frames else None
+                    progress = self._judge(event.due_ns)
+                if reading is not None:
+                    self.counters.joints += 1
+                    self._outlets.joints(reading)
+                if progress is not None:
+                    self._outlets.progress(progress)
+                if state is not None:
+                    self._ask_for_frame(event.due_ns, state)
             if clamped:
                 self._outlets.clamped(clamped)
 
@@ -178,11 +221,20 @@ class SimRobot:
     def _read(self, stamp_ns: int) -> JointReading:
         return JointReading(stamp_ns, self._arm.positions(), self._arm.velocities(), self._arm.efforts())
 
+    def _judge(self, stamp_ns: int, begins: bool = False) -> Progress | None:
+        """Have the task judged; returns what to report, when it is time to."""
+        verdict = self._arm.verdict()
+        last_ns = self._progress_ns
+        if not begins and last_ns is not None and 0 <= stamp_ns - last_ns < PROGRESS_NS:
+            return None
+        self._progress_ns = stamp_ns
+        return Progress(stamp_ns, verdict, self._arm.cube_poses(), begins)
+
     def _ask_for_frame(self, stamp_ns: int, state: NDArray[np.float64]) -> None:
         with self._frame_wanted:
             if self._frame is not None:
                 self.counters.dropped += 1
-            self._frame = (stamp_ns, state)
+            self._frame = (self._scene, stamp_ns, state)
             self._frame_wanted.notify()
 
     def _cameras(self) -> None:
@@ -198,12 +250,14 @@ class SimRobot:
                     self._frame_wanted.wait_for(lambda: self._frame is not None or self._stop.is_set())
                     if self._stop.is_set() or self._frame is None:
                         return
-                    (stamp_ns, state), self._frame = self._frame, None
+                    (scene, stamp_ns, state), self._frame = self._frame, None
                 begin = time.perf_counter()
                 images = {camera: view.render(state, camera) for camera in view.cameras}
                 self.counters.render_s += time.perf_counter() - begin
                 self.counters.frames += 1
                 for camera, image in images.items():
-                    self._outlets.frame(stamp_ns, camera, image)
+                    with self._showing:
+                        if scene == self._scene:
+                            self._outlets.frame(stamp_ns, camera, image)
         finally:
             view.close()

@@ -128,12 +128,12 @@ class Listener:
             found.wait(0.02)
         return made
 
-    def call(self, kind: Any, service: str) -> Any:
-        """Call a service with an empty request."""
+    def call(self, kind: Any, service: str, **request: Any) -> Any:
+        """Call a service; fields not named are empty."""
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(WAIT_S), f"no service {service}"
         done = threading.Event()
-        future = client.call_async(kind.Request())
+        future = client.call_async(kind.Request(**request))
         future.add_done_callback(lambda _: done.set())
         assert done.wait(WAIT_S), f"{service} does not answer"
         return future.result()

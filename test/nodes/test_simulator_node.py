@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import PoseArray
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from sim_process import Listener, NodeProcess, stamp_ns
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -21,8 +22,12 @@ from groot_ros.bags.read import Bag
 from groot_ros.bags.topics import EVENTS_TOPIC, INSTRUCTION_TOPIC
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.nodes.simulator import SIM_START_NS, main
-from groot_ros.simulation.arm import JOINTS
+from groot_ros.simulation.arm import SimArm
+from groot_ros.simulation.expert import Expert
+from groot_ros.simulation.scene import CUBES, JOINTS
 from groot_ros.simulation.schedule import MAX_LAG_NS
+from groot_ros.simulation.tasks import find_task
+from groot_ros.srv import ResetEpisode
 
 MODULE = ["-m", "groot_ros.nodes.simulator"]
 COMMAND = "/arm_controller/joint_trajectory"
@@ -121,6 +126,47 @@ class TestRunning:
         listener.wait(lambda: len(joints) > count + 5)
         assert np.abs(np.array(joints[-1].position) - pose).max() > 0.01
 
+    def test_an_episode_is_reset_done_and_judged(self, sim: NodeProcess, listener: Listener) -> None:
+        success, failure = listener.listen(Bool, "/groot_sim/success"), listener.listen(String, "/groot_sim/failure")
+        distance = listener.listen(Float64, "/groot_sim/distance")
+        cubes = listener.listen(PoseArray, "/groot_sim/cubes")
+        joints = listener.listen(JointState, "/joint_states")
+        publisher = listener.publisher(JointTrajectory, COMMAND)
+        refused = listener.call(ResetEpisode, "/groot_sim/reset_episode", seed=1, task="fly")
+        assert (refused.success, refused.instruction) == (False, "") and "reach_one" in refused.message
+        answer = listener.call(ResetEpisode, "/groot_sim/reset_episode", seed=8, task="reach:blue")
+        assert (answer.success, answer.instruction) == (True, "reach the blue cube")
+        task = find_task("reach:blue")
+        arm = SimArm(8, task=task)
+        count = len(cubes), len(joints)
+        listener.wait(lambda: len(cubes) > count[0] + 1 and len(joints) > count[1] + 5 and bool(distance))
+        assert list(joints[-1].position) == pytest.approx(list(arm.positions().values()), abs=3e-3)
+        told = [[p.position.x, p.position.y] for p in cubes[-1].poses]
+        np.testing.assert_allclose(told, [arm.cube_positions()[name][:2] for name in CUBES], atol=1e-3)
+        assert not success[-1].data and failure[-1].data == "" and distance[-1].data > 0.03
+        expert = Expert(task, "blue_cube", arm.scene.pose_rad)
+        expert.step(0.0, arm.cube_poses())
+        goal = dict(zip(JOINTS, expert.step(60.0, arm.cube_poses()).tolist(), strict=True))
+        publisher.publish(trajectory(1.0, **goal))
+        listener.wait(lambda: success[-1].data, "success")
+        assert distance[-1].data < 0.025
+        # The simulator's own task is none: what is done is not judged.
+        assert listener.call(ResetEpisode, "/groot_sim/reset_episode", seed=8).instruction == ""
+        count = len(success), len(distance)
+        listener.wait(lambda: len(success) > count[0] + 2)
+        assert not success[-1].data and len(distance) <= count[1] + 1
+
+    def test_holding_above_the_wrong_cube_is_a_failure(self, sim: NodeProcess, listener: Listener) -> None:
+        failure = listener.listen(String, "/groot_sim/failure")
+        publisher = listener.publisher(JointTrajectory, COMMAND)
+        listener.call(ResetEpisode, "/groot_sim/reset_episode", seed=8, task="reach:red")
+        arm = SimArm(8, task=find_task("reach"))
+        expert = Expert(find_task("reach"), "blue_cube", arm.scene.pose_rad)
+        expert.step(0.0, arm.cube_poses())
+        goal = dict(zip(JOINTS, expert.step(60.0, arm.cube_poses()).tolist(), strict=True))
+        publisher.publish(trajectory(1.0, **goal))
+        listener.wait(lambda: bool(failure) and failure[-1].data == "wrong_cube", "failure")
+
 
 @pytest.mark.parametrize(("storage", "number"), [("mcap", signal.SIGTERM), ("sqlite3", signal.SIGINT)])
 def test_records_what_is_said_and_heard(
@@ -211,6 +257,7 @@ REFUSED = [
     pytest.param({"real_time_factor": "2.0"}, "needs publish_clock:=true", id="factor"),
     pytest.param({"real_time_factor": "-1.0"}, "real_time_factor", id="range"),
     pytest.param({"seed": "'x'"}, "seed", id="type"),
+    pytest.param({"task": "'fly'"}, "no task 'fly': there are reach_one", id="task"),
 ]
 
 
@@ -225,7 +272,7 @@ def test_refuses_to_start(parameters: dict[str, str], message: str, capfd: pytes
 
 
 OTHER_ROBOTS = [
-    pytest.param({"  front:\n": "  top:\n", "{camera: front}": "{camera: top}"}, "but not 'top'", id="camera"),
+    pytest.param({"  front:\n": "  left:\n", "{camera: front}": "{camera: left}"}, "but not 'left'", id="camera"),
     pytest.param({"wrist_roll": "wrist_yaw"}, "but not wrist_yaw", id="joint"),
 ]
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from groot_ros.simulation.arm import SimArm
-from groot_ros.simulation.robot import JointReading, Outlets, SimRobot
+from groot_ros.simulation.expert import Expert
+from groot_ros.simulation.robot import PROGRESS_NS, JointReading, Outlets, Progress, SimRobot
 from groot_ros.simulation.schedule import MAX_LAG_NS
+from groot_ros.simulation.tasks import find_task
 from groot_ros.simulation.trajectory import Point, TrajectoryRefused
 
 S = 1_000_000_000
@@ -44,8 +46,13 @@ class Log:
         self.frames: list[tuple[int, str, Any]] = []
         self.ticks: list[int] = []
         self.clamped: list[list[str]] = []
+        self.progress: list[Progress] = []
         self.outlets = Outlets(
-            self.ticks.append, self._keep(self.readings), self._frame, lambda names: self.clamped.append(list(names))
+            self.ticks.append,
+            self._keep(self.readings),
+            self._frame,
+            lambda names: self.clamped.append(list(names)),
+            self._keep(self.progress),
         )
 
     def _keep(self, into: list[Any]) -> Callable[[Any], None]:
@@ -144,6 +151,53 @@ def test_reset_forgets_commands_and_time_goes_on(running: Running) -> None:
     assert log.readings[-1].position == pytest.approx(SimArm(5).positions(), abs=2e-3)
     stamps = [reading.stamp_ns for reading in log.readings]
     assert stamps == sorted(set(stamps))
+
+
+def test_after_a_reset_nothing_of_the_old_scene_comes_out(running: Running) -> None:
+    """The renderer is held in the middle of a picture of the old scene while the arm is reset."""
+    log, view = running.log, running.view
+    assert view is not None
+    rendering, go_on = threading.Event(), threading.Event()
+    render = view.render
+
+    def held(qpos: np.ndarray, camera: str) -> Any:
+        image = render(qpos, camera)
+        rendering.set()
+        assert go_on.wait(WAIT_S)
+        return image
+
+    view.render = held  # type: ignore[method-assign]
+    assert rendering.wait(WAIT_S)
+    running.robot.reset(5, find_task("reach:blue"))
+    frames, readings, progress = len(log.frames), len(log.readings), len(log.progress)
+    go_on.set()
+    log.wait(lambda: len(log.frames) > frames + 4 and len(log.readings) > readings + 4)
+    pan = SimArm(5, task=find_task("reach")).positions()["shoulder_pan"]
+    assert [frame[2][0] for frame in log.frames[frames:]] == pytest.approx(
+        [1e3 * pan] * len(log.frames[frames:]), abs=3
+    )
+    readings_pan = [reading.position["shoulder_pan"] for reading in log.readings[readings:]]
+    assert readings_pan == pytest.approx([pan] * len(readings_pan), abs=3e-3)
+    assert log.progress[progress - 1].begins  # said before reset() returned
+
+
+def test_progress_is_judged_and_told_ten_times_a_second(running: Running) -> None:
+    log = running.log
+    running.robot.reset(3, find_task("reach_one"))
+    arm = SimArm(3, task=find_task("reach_one"))
+    expert = Expert(find_task("reach_one"), "red_cube", arm.scene.pose_rad)
+    # The joint angles at the end of the expert's only move, as one command.
+    expert.step(0.0, arm.cube_poses())
+    goal = expert.step(60.0, arm.cube_poses())
+    running.robot.command(running.arm.joints, [Point(S, goal.tolist(), [0.0] * 6)], 0)
+    begin = next(i for i, progress in enumerate(log.progress) if progress.begins)
+    log.wait(lambda: log.progress[-1].verdict.success)
+    told = log.progress[begin:]
+    assert not told[0].verdict.success and not any(progress.begins for progress in told[1:])
+    assert told[-1].verdict.distance_m < told[0].verdict.distance_m
+    gaps = np.diff([progress.stamp_ns for progress in told[1:]])
+    assert (gaps >= PROGRESS_NS).all()
+    assert told[0].cubes["red_cube"][:3] == pytest.approx(arm.cube_positions()["red_cube"], abs=1e-6)
 
 
 def test_names_what_it_clamps(running: Running) -> None:
