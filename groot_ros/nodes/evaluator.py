@@ -82,10 +82,10 @@ class EvaluatorNode(Node):
         self._reel = Reel()
         self._cancelled = False
         policy = options.policy
-        self._services = {
+        self._policy_calls = {
             name: self.create_client(Trigger, f"{policy}/{name}") for name in ("start", "stop", "reset", "reset_stop")
         }
-        self._resets: Client = self.create_client(reset_class, options.reset_service)
+        self._reset_call: Client = self.create_client(reset_class, options.reset_service)
         self._instruction = self.create_publisher(String, f"{policy}/instruction", convert.RELIABLE_QOS)
         self._told = self.create_publisher(String, "~/episode", convert.LATCHED_QOS)
         self._subscribe(camera)
@@ -116,13 +116,13 @@ class EvaluatorNode(Node):
 
     def policy(self, service: str) -> tuple[bool, str]:
         """Call a service of the policy node. Raises TimeoutError, Cancelled."""
-        return ask(self._services[service], None, ANSWER_S, self._alive)
+        return ask(self._policy_calls[service], None, ANSWER_S, self._alive)
 
     def reset(self, seed: int, task: str) -> ResetAnswer:
         """Change the scene. Raises TimeoutError, Cancelled."""
-        request = self._resets.srv_type.Request()
+        request = self._reset_call.srv_type.Request()
         self._reset_kind.fill(request, seed, task)
-        return self._reset_kind.read(answer(self._resets, request, self._options.reset_timeout_s, self._alive))
+        return self._reset_kind.read(answer(self._reset_call, request, self._options.reset_timeout_s, self._alive))
 
     def instruct(self, text: str) -> None:
         """Give the policy an instruction."""
@@ -156,7 +156,7 @@ class EvaluatorNode(Node):
         if self._statuses == 0:
             return  # there is no policy that could move anything for us
         try:
-            ask(self._services["stop"], None, HALT_S)
+            ask(self._policy_calls["stop"], None, HALT_S)
         except Exception as error:  # nothing may hide why this is called
             self.get_logger().error(f"the policy could not be told to stop: {error}")
 
