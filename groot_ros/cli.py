@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from groot_ros.cli_benchmark import benchmark_app
+from groot_ros.cli_closed_loop import register as register_closed_loop
 from groot_ros.cli_dataset import dataset_app
 from groot_ros.cli_options import (
     FULL_SIZES,
@@ -43,6 +44,7 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(docs_app, name="docs")
 register_training(app)
+register_closed_loop(app)
 
 DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
 
@@ -80,7 +82,11 @@ def make_checkpoint(
         Generation, typer.Option("--generation", "-g", help="n1d5: GR00T N1.5; n1d6: N1.6; n1d7: N1.7.")
     ] = Generation.n1d7,
     size: Annotated[
-        Size, typer.Option(help=f"tiny: runs on a CPU; full: the released 3B sizes, {FULL_SIZES}.")
+        Size,
+        typer.Option(
+            help="tiny: runs on a CPU; demo (n1d7): learns on a CPU, for groot-ros finetune; "
+            f"full: the released 3B sizes, {FULL_SIZES}."
+        ),
     ] = Size.tiny,
     embodiment: EmbodimentOption = "sim_arm",
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
@@ -92,6 +98,8 @@ def make_checkpoint(
     [bold]groot-ros make-checkpoint /tmp/tiny --size tiny --embodiment sim_arm --seed 0[/bold]
 
     [bold]groot-ros make-checkpoint /tmp/gr1 --generation n1d6 --embodiment gr1[/bold]
+
+    [bold]groot-ros make-checkpoint /tmp/base --size demo --embodiment sim_tabletop[/bold]
     """
     from groot_ros.policy.random_checkpoint import make_random_checkpoint
 

@@ -24,6 +24,7 @@ class Size(str, Enum):
     """Sizes of a random checkpoint."""
 
     tiny = "tiny"
+    demo = "demo"
     full = "full"
 
 

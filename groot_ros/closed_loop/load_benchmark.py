@@ -18,7 +18,7 @@ from groot_ros.closed_loop.summary import machine_name
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 
 GIB = 2**30
-NEEDED_BYTES = {"tiny": 200_000_000, "full": 8_000_000_000}
+NEEDED_BYTES = {"tiny": 200_000_000, "demo": 200_000_000, "full": 8_000_000_000}
 
 
 class LoadFailed(RuntimeError):

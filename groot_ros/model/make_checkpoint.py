@@ -1,6 +1,6 @@
 """Random checkpoints in NVIDIA's directory layout, so that everything runs without a download.
 
-Sizes: `groot_ros.model.random_networks`. `tiny` and `full` are the same code with other numbers.
+Sizes: `groot_ros.model.random_networks`. They are the same code with other numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from groot_ros.model.checkpoint import CONFIG_NAME, write_json, write_weights
 from groot_ros.model.config import ModelConfig
 from groot_ros.model.groot import GrootModel
-from groot_ros.model.random_networks import GENERATIONS, SIZES, check_choice, network_config
+from groot_ros.model.random_networks import check_size, network_config
 from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_QWEN, FIRST_SPECIAL_ID_TINY, write_tokenizer
 from groot_ros.processing.config import EMBODIMENT_FILE, PROCESSOR_FILE, STATISTICS_FILE
 from groot_ros.processing.generations import GENERATIONS as CONVENTIONS
@@ -27,7 +27,13 @@ from groot_ros.processing.tags import complete_embodiment_ids
 
 # One shard in memory at a time. NVIDIA writes 5 GB ones; smaller ones keep the peak of this command low.
 SHARD_BYTES = 1_500_000_000
-_MIN_PIXELS = {"tiny": 1024, "full": 65536}
+
+
+# Weights whose product is added to a block's input.
+_ADDED = (
+    *("o_proj.weight", "down_proj.weight", "to_out.0.weight", "net.2.weight"),
+    *("attn.proj.weight", "mlp.linear_fc2.weight"),
+)
 
 
 def make_checkpoint(
@@ -50,7 +56,7 @@ def make_checkpoint(
     Args:
         directory: made if it is not there.
         generation: `n1d5`, `n1d6` or `n1d7`.
-        size: `tiny` or `full` (5.4, 6.6 and 6.9 GB, bfloat16, written shard by shard).
+        size: `tiny`, `demo` (N1.7 only) or `full` (5.4, 6.6 and 6.9 GB, bfloat16, written shard by shard).
         processor_kwargs: as `default_processor_kwargs` gives them; the network's state, action and history sizes
             follow them.
         statistics: tag -> `state`/`action`/`relative_action` -> group -> arrays.
@@ -60,17 +66,17 @@ def make_checkpoint(
         progress: called with the share of the weights that is written, 0 to 1.
 
     Raises:
-        ValueError: unknown generation or size, embodiments whose state histories differ, or no free projector index.
+        ValueError: unknown generation or size, a size that the generation does not have, embodiments whose state
+            histories differ, or no free projector index.
         OSError: the directory cannot be written.
     """
-    check_choice("generation", generation, GENERATIONS)
-    check_choice("size", size, SIZES)
+    check_size(size, generation)
     config = network_config(generation, size, processor_kwargs)
     tags = list(processor_kwargs["modality_configs"])
     own_ids = _with_free_ids(tags, embodiment_ids or {}, generation, config.max_num_embodiments)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(directory, FIRST_SPECIAL_ID_TINY if size == "tiny" else FIRST_SPECIAL_ID_QWEN)
+    write_tokenizer(directory, FIRST_SPECIAL_ID_QWEN if size == "full" else FIRST_SPECIAL_ID_TINY)
     write_json(directory / CONFIG_NAME, config.to_dict())
     if generation == "n1d5":
         _write_metadata(directory, processor_kwargs["modality_configs"], statistics, modalities or {})
@@ -82,10 +88,11 @@ def make_checkpoint(
         write_json(directory / STATISTICS_FILE, statistics)
         write_json(directory / EMBODIMENT_FILE, complete_embodiment_ids(own_ids, generation))
     if generation == "n1d7":
-        write_json(directory / PREPROCESSOR_FILE, PatchLayout(min_pixels=_MIN_PIXELS[size]).to_dict())
+        write_json(directory / PREPROCESSOR_FILE, _patch_layout(config, size).to_dict())
     # N1.5's config names the dtype of its code; NVIDIA's files are bfloat16 all the same.
-    dtype = torch.float32 if size == "tiny" else torch.bfloat16
-    _write_random_weights(directory, config, dtype, seed, progress)
+    dtype = torch.bfloat16 if size == "full" else torch.float32
+    values = trainable_tensor if size == "demo" else random_tensor
+    _write_random_weights(directory, config, dtype, lambda name, shape: values(name, shape, seed), progress)
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -107,6 +114,43 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     fan_in = shape[1] if leaf == "W" else math.prod(shape[1:])
     gain = 0.2 if ".norm1.linear." in name or ".proj_out_1." in name else 1.0
     return values.mul_(gain * fan_in**-0.5)
+
+
+def trainable_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """float32 values for the parameter `name` of a network that is to learn from nothing, quickly.
+
+    As `random_tensor`, but places start as sines and cosines, so that what is near in the picture or in time is near
+    for the network, too: with random tables it learned nothing in the time in which it learns the task with these. And
+    what a block adds to its input starts small.
+    """
+    if name.endswith("pos_embed.weight"):
+        return 0.5 * _waves_of_grid(*shape)
+    if name.endswith("position_embedding.weight"):
+        return 0.5 * _waves(torch.arange(shape[0]), 2 * math.pi / torch.logspace(0.5, 1.8, shape[1] // 2))
+    values = random_tensor(name, shape, seed)
+    return values.mul_(0.3) if name.endswith(_ADDED) and ".merger." not in name else values
+
+
+def _waves(places: Tensor, frequencies: Tensor) -> Tensor:
+    """Places [N] -> sines, then cosines [N, 2 * frequencies]."""
+    angles = places[:, None].float() * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def _waves_of_grid(places: int, width: int) -> Tensor:
+    """A quarter of the columns each: sines and cosines of the row, of the column. [places, width]"""
+    side = math.isqrt(places)
+    line = torch.linspace(0, 1, side)
+    waves = _waves(line, math.pi * torch.linspace(1, side / 2, width // 4))
+    return torch.cat((waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)), dim=1)
+
+
+def _patch_layout(config: ModelConfig, size: str) -> PatchLayout:
+    """N1.7's image settings: the released ones, or of a small network's own tower, from 1024 pixels per image on."""
+    if size == "full" or config.backbone_config is None:
+        return PatchLayout()
+    vision = config.backbone_config["vision_config"]
+    return PatchLayout(1024, patch_size=vision["patch_size"], merge_size=vision["spatial_merge_size"])
 
 
 def _with_free_ids(tags: Sequence[str], given: Mapping[str, int], generation: str, count: int) -> dict[str, int]:
@@ -140,7 +184,11 @@ def _write_metadata(
 
 
 def _write_random_weights(
-    directory: Path, config: ModelConfig, dtype: torch.dtype, seed: int, progress: Callable[[float], None] | None
+    directory: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    values: Callable[[str, tuple[int, ...]], Tensor],
+    progress: Callable[[float], None] | None,
 ) -> None:
     with torch.device("meta"):
         model = GrootModel(config)
@@ -151,10 +199,10 @@ def _write_random_weights(
 
     def tensor(name: str) -> Tensor:
         nonlocal done
-        values = random_tensor(tied.get(name, name), shapes[name], seed).to(dtype)
+        result = values(tied.get(name, name), shapes[name]).to(dtype)
         done += sizes[name]
         if progress is not None:
             progress(done / total)
-        return values
+        return result
 
     write_weights(directory, sizes, tensor, max_shard_bytes=SHARD_BYTES)

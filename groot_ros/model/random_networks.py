@@ -1,4 +1,8 @@
-"""Sizes of random checkpoints, per generation: the released networks, and tiny ones with every mechanism of them.
+"""Sizes of random checkpoints: the released networks, tiny ones with every mechanism of them, and one that learns.
+
+`full` is the released network. `tiny` has everything in it, as small as it goes, for trying out what surrounds a model.
+`demo` (N1.7 only) is for training from nothing on a CPU: one more shape of the same network, whose start is chosen so
+that it learns within minutes (see `make_checkpoint.trainable_tensor`).
 
 The released values are those of NVIDIA's config.json and processor_config.json (spec groot_n15_n16.md, 1.1, 1.2 and 4;
 groot_n17.md, 1.2 and 4).
@@ -13,10 +17,11 @@ from typing import Any
 from groot_ros.model.config import CODE_DEFAULT_DIT, ModelConfig
 from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_TINY, special_ids
 
-SIZES = ("tiny", "full")
+SIZES = ("tiny", "demo", "full")
 
 _WIDTH = 64
 _TINY_EDGE = {"n1d5": 56, "n1d6": 64, "n1d7": 96}  # pixels
+_DEMO_EDGE, _DEMO_PATCH, _DEMO_VISION_WIDTH = 64, 8, 32
 
 # Keys of `ModelConfig` by size, then what a generation has otherwise.
 _NETWORK: dict[str, dict[str, Any]] = {
@@ -45,11 +50,18 @@ _NETWORK: dict[str, dict[str, Any]] = {
         "diffusion_model_cfg": {**CODE_DEFAULT_DIT, "num_layers": 32},
     },
 }
+_NETWORK["demo"] = {
+    **_NETWORK["tiny"],
+    "select_layer": 2,
+    "max_seq_len": 64,
+    "diffusion_model_cfg": {**_NETWORK["tiny"]["diffusion_model_cfg"], "dropout": 0.0},
+}
 _REFINER = {"dropout": 0.2, "final_dropout": True, "positional_embeddings": None}
 _TINY_REFINER = {"num_layers": 2, "num_attention_heads": 4, "attention_head_dim": 16, **_REFINER}
 _FULL_REFINER = {"num_layers": 4, "num_attention_heads": 32, "attention_head_dim": 64, **_REFINER}
 _OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("n1d7", "tiny"): {"vl_self_attention_cfg": _TINY_REFINER},
+    ("n1d7", "demo"): {"vl_self_attention_cfg": {**_TINY_REFINER, "num_layers": 1, "dropout": 0.0}},
     ("n1d7", "full"): {"vl_self_attention_cfg": _FULL_REFINER},
     ("n1d6", "tiny"): {},
     ("n1d6", "full"): {},
@@ -133,6 +145,20 @@ _TINY_COSMOS: dict[str, Any] = {
         "deepstack_visual_indexes": [0, 1, 2],
     },
 }
+_DEMO_COSMOS: dict[str, Any] = {
+    **_TINY_COSMOS,
+    "text_config": {**_TINY_COSMOS["text_config"], "num_hidden_layers": 2, "num_key_value_heads": 4},
+    "vision_config": {
+        **_TINY_COSMOS["vision_config"],
+        "depth": 2,
+        "hidden_size": _DEMO_VISION_WIDTH,
+        "intermediate_size": 2 * _DEMO_VISION_WIDTH,
+        "patch_size": _DEMO_PATCH,
+        # One place per patch: nothing is interpolated.
+        "num_position_embeddings": (_DEMO_EDGE // _DEMO_PATCH) ** 2,
+        "deepstack_visual_indexes": [],
+    },
+}
 _TINY_EAGLE_TEXT: dict[str, Any] = {
     "model_type": "qwen3",
     **_TINY_TEXT,
@@ -151,9 +177,10 @@ _TINY_EAGLE_VISION: dict[str, Any] = {
     "num_channels": 3,
     "patch_size": 14,
 }
-_TINY_BACKBONE: dict[str, dict[str, Any]] = {
-    "n1d7": _TINY_COSMOS,
-    "n1d6": {
+_SMALL_BACKBONE: dict[tuple[str, str], dict[str, Any]] = {
+    ("n1d7", "tiny"): _TINY_COSMOS,
+    ("n1d7", "demo"): _DEMO_COSMOS,
+    ("n1d6", "tiny"): {
         "model_type": "eagle_3_vl",
         "select_layer": -1,
         "use_pixel_shuffle": True,
@@ -168,7 +195,7 @@ _TINY_BACKBONE: dict[str, dict[str, Any]] = {
             "use_windows_attn": False,
         },
     },
-    "n1d5": {
+    ("n1d5", "tiny"): {
         "model_type": "eagle_2_5_vl",
         "force_image_size": _TINY_EDGE["n1d5"],
         "select_layer": -1,
@@ -197,7 +224,7 @@ _TOKEN_KEYS: dict[str, dict[str, str]] = {
 
 # State width, action width, chunk length.
 _FULL_DIMS = {"n1d5": (64, 32, 16), "n1d6": (128, 128, 50), "n1d7": (132, 132, 40)}
-_TINY_DIMS = (64, 64, 16)
+_SMALL_DIMS = {"tiny": (64, 64, 16), "demo": (8, 8, 16)}
 _JITTER = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08}
 
 
@@ -214,19 +241,19 @@ def default_processor_kwargs(
     Args:
         modality_configs: embodiment tag -> modality (`video`, `state`, `action`, `language`) -> settings as in
             processor_config.json.
-        size: `tiny` or `full`.
+        size: `tiny`, `demo` or `full`.
         generation: `n1d5`, `n1d6` or `n1d7`.
-        statistics: as in statistics.json; a tiny network grows to their width.
+        statistics: as in statistics.json; a small network grows to their width.
 
     Raises:
-        ValueError: unknown size or generation, or a chunk longer than the network's horizon.
+        ValueError: unknown size or generation, a size that the generation does not have, or a chunk longer than the
+            network's horizon.
     """
-    check_choice("size", size, SIZES)
-    check_choice("generation", generation, GENERATIONS)
+    check_size(size, generation)
     widths = {name: _width(modality_configs, statistics or {}, name) for name in ("state", "action")}
     horizons = {tag: len(config["action"]["delta_indices"]) for tag, config in modality_configs.items()}
-    state, action, horizon = _FULL_DIMS[generation] if size == "full" else _TINY_DIMS
-    if size == "tiny":
+    state, action, horizon = _FULL_DIMS[generation] if size == "full" else _SMALL_DIMS[size]
+    if size != "full":
         state, action = max(state, widths["state"]), max(action, widths["action"])
         horizon = max([horizon, *horizons.values()])
     for tag, steps in horizons.items():
@@ -239,15 +266,16 @@ def default_processor_kwargs(
     if generation == "n1d5":
         return {"modality_configs": configs, **dims}
     sin_cos = any(config["state"].get("sin_cos_embedding_keys") for config in configs.values())
-    edge = 256 if size == "full" else _TINY_EDGE[generation]
-    crop = round(edge * 230 / 256)
+    edge = {"full": 256, "tiny": _TINY_EDGE[generation], "demo": _DEMO_EDGE}[size]
+    # Crops move the picture against the robot, by more than a small network trained for minutes can be off.
+    crop, fraction = (edge, 1.0) if size == "demo" else (round(edge * 230 / 256), 0.95)
     common = {
         "modality_configs": configs,
         "use_albumentations": True,
         "random_rotation_angle": None,
-        "color_jitter_params": dict(_JITTER),
+        "color_jitter_params": None if size == "demo" else dict(_JITTER),
         "shortest_image_edge": edge,
-        "crop_fraction": 0.95,
+        "crop_fraction": fraction,
         "model_name": _NAMES[generation]["model_name"],
         "formalize_language": True,
         **dims,
@@ -298,12 +326,20 @@ def network_config(generation: str, size: str, processor_kwargs: Mapping[str, An
         extra["use_relative_action"] = processor_kwargs["use_relative_action"]
         values["state_dropout_prob"] = processor_kwargs.get("state_dropout_prob", 0.0)
         values["state_history_length"] = history
-    if size == "tiny":
+    if size != "full":
         ids = special_ids(FIRST_SPECIAL_ID_TINY)
         tokens = {key: ids[token] for key, token in _TOKEN_KEYS[generation].items()}
-        values["backbone_config"] = copy.deepcopy({**tokens, **_TINY_BACKBONE[generation]})
+        values["backbone_config"] = copy.deepcopy({**tokens, **_SMALL_BACKBONE[generation, size]})
     # Through the file's form, so that it is checked as one that is read.
     return ModelConfig.from_dict(ModelConfig(**copy.deepcopy(values), extra=extra).to_dict())
+
+
+def check_size(size: str, generation: str) -> None:
+    """ValueError when there is no such size or generation, or not both together."""
+    check_choice("size", size, SIZES)
+    check_choice("generation", generation, GENERATIONS)
+    if (generation, size) not in _OWN:
+        raise ValueError(f"size {size} is n1d7's only; take size tiny for {generation}, or generation n1d7")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,10 +18,14 @@ from groot_ros.model.make_checkpoint import make_checkpoint, random_tensor
 from groot_ros.model.random_networks import GENERATIONS, default_processor_kwargs, network_config
 from groot_ros.model.tokenizer import SPECIAL_TOKENS, build_tokenizer, special_ids, write_tokenizer
 from groot_ros.processing.generations import EAGLE_TOKEN_IDS
+from groot_ros.processing.processor import Processor
 from groot_ros.processing.tags import EMBODIMENT_IDS
 
 RELEASED = Path(__file__).parent / "released"
 PROMPT = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>pick up the red cube<|im_end|>\n"
+
+
+NUMBERS = {"min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5, "q01": -0.9, "q99": 0.9}
 
 
 def modality(steps=8, history=1):
@@ -229,10 +234,16 @@ def test_full_processor_has_the_released_values():
     assert {key: kwargs[key] for key in released} == released
 
 
+SMALL = {
+    "new_embodiment": {
+        name: {"arm": {kind: [value] * 3 for kind, value in NUMBERS.items()}} for name in ("state", "action")
+    }
+}
 OTHER_ROBOT = default_processor_kwargs({"other_robot": modality()}, "tiny")
 BAD_ARGUMENTS = {
     "generation": ({"generation": "n1d4"}, "generation is 'n1d4'"),
     "size": ({"size": "medium"}, "size is 'medium'"),
+    "size of another generation": ({"size": "demo", "generation": "n1d6"}, "demo is n1d7's only; take size tiny"),
     "history of N1.6": (
         {
             "generation": "n1d6",
@@ -270,6 +281,75 @@ def test_bad_arguments_are_refused_before_writing(tmp_path, case):
 def test_chunk_longer_than_the_full_network_is_refused():
     with pytest.raises(ValueError, match="long_robot has 50"):
         default_processor_kwargs({"long_robot": modality(steps=50)}, "full")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    kwargs = default_processor_kwargs({"new_embodiment": modality()}, "demo", statistics=SMALL)
+    return write(tmp_path_factory.mktemp("demo"), size="demo", processor_kwargs=kwargs, statistics=SMALL)
+
+
+def test_demo_is_a_complete_checkpoint(demo):
+    """Its processor's pictures are what its tower takes, with one place of the position table per patch, uncropped."""
+    assert {path.name for path in demo.iterdir()} == FILES["n1d7"] | {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    }
+    processor, model = Processor.from_checkpoint(demo, "new_embodiment"), load_model(demo)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
+    sample = processor.encode({"front": frames, "wrist": frames}, {"arm": np.zeros((1, 3), np.float32)}, "reach it")
+    assert sample["image_grid_thw"].tolist() == [[1, 8, 8]] * 2
+    assert len(model.backbone.visual.pos_embed.weight) == 64
+    assert model.sample(processor.collate([sample])).shape == (1, 16, 8)
+    edge = frames.copy()
+    edge[:, :2] = 255 - edge[:, :2]  # a crop would leave this out
+    other = processor.encode({"front": edge, "wrist": frames}, {"arm": np.zeros((1, 3), np.float32)}, "reach it")
+    assert not np.array_equal(sample["pixel_values"], other["pixel_values"])
+
+
+def test_colours_are_words_of_the_tokenizer(demo):
+    """What tells two tasks apart is one token in the same place."""
+    tokenizer = AutoTokenizer.from_pretrained(demo)
+    red, blue = (tokenizer(f"reach the {colour} cube")["input_ids"] for colour in ("red", "blue"))
+    assert len(red) == len(blue) and sum(a != b for a, b in zip(red, blue, strict=True)) == 1
+
+
+def test_demo_starts_with_places_that_are_near_where_they_are_near(demo):
+    model = load_model(demo)
+    table = model.backbone.visual.pos_embed.weight.detach()
+    places = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij"), dim=-1).flatten(0, 1)
+    between, apart = torch.cdist(places, places), torch.cdist(table, table)
+    assert apart[between == 1].max() < apart[between > 4].min()
+    steps = model.action_head.position_embedding.weight.detach()[:16]
+    assert (steps[1:] - steps[:-1]).norm(dim=1).max() < (steps[8:] - steps[:-8]).norm(dim=1).min()
+
+
+def test_demo_learns(demo):
+    """From its start a few steps towards one sample's actions take most of the loss away."""
+    model = load_model(demo).train()
+    generator = torch.Generator().manual_seed(0)
+    action = torch.rand(1, 16, 8, generator=generator) * 2 - 1
+    tokenizer = AutoTokenizer.from_pretrained(demo)
+    ids = tokenizer(PROMPT.replace("<|image_pad|>", "<|image_pad|>" * 16), return_tensors="pt")["input_ids"]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.rand(64, 384, generator=generator) * 2 - 1,
+        "image_grid_thw": torch.tensor([[1, 8, 8]]),
+        "state": torch.zeros(1, 1, 8),
+        "embodiment_id": torch.tensor([10]),
+        "action": action,
+        "action_mask": torch.ones(1, 16, 8),
+    }
+    noise, t = torch.randn(1, 4, 16, 8, generator=generator), torch.tensor([[0.1, 0.3, 0.6, 0.9]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(25):
+        loss = model.loss(inputs, noise, t).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
 
 
 @pytest.mark.parametrize("first", [496, 151643])
