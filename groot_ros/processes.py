@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -32,7 +33,8 @@ def node_command(module: str, parameters: Mapping[str, object]) -> list[str]:
     """Command line of ``groot_ros.nodes.<module>`` with ROS parameters."""
     command = [sys.executable, "-m", f"groot_ros.nodes.{module}", "--ros-args"]
     for name, value in parameters.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        # A text is quoted as YAML: an empty one, or one like a number, would be read as another type.
+        text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
         command += ["-p", f"{name}:={text}"]
     return command
 
@@ -67,10 +69,14 @@ class Processes:
         self._running[name] = process
         return process
 
-    def check(self) -> None:
-        """Raise ProcessDied if a process has ended."""
+    def ended(self, name: str) -> int | None:
+        """Exit code of a process; None while it runs."""
+        return self._running[name].poll()
+
+    def check(self, but: str = "") -> None:
+        """Raise ProcessDied if a process has ended, other than ``but``."""
         for name, process in self._running.items():
-            if process.poll() is not None:
+            if name != but and process.poll() is not None:
                 tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
                 raise ProcessDied(f"{name} ended with code {process.returncode}; the end of {self.log(name)}:\n{tail}")
 
