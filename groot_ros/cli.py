@@ -12,6 +12,7 @@ import typer
 from groot_ros.cli_benchmark import benchmark_app
 from groot_ros.cli_closed_loop import register as register_closed_loop
 from groot_ros.cli_dataset import dataset_app
+from groot_ros.cli_evaluate import register as register_evaluate
 from groot_ros.cli_options import (
     FULL_SIZES,
     CheckpointOption,
@@ -44,6 +45,7 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(docs_app, name="docs")
 register_training(app)
+register_evaluate(app)
 register_closed_loop(app)
 
 DEMO_INSTRUCTIONS = ("pick up the red cube", "pick up the blue cube")
