@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from groot_ros.msg import RecorderStatus
@@ -32,6 +33,7 @@ class RecorderClient(SideNode):
         super().__init__("recorder_client")
         self.status: RecorderStatus | None = None
         self.node.create_subscription(RecorderStatus, f"{RECORDER}/status", self._on_status, RELIABLE_QOS)
+        self._task = self.node.create_publisher(String, f"{RECORDER}/task", RELIABLE_QOS)
         # Made once: the recorder finds a client long before it is used, and no answer comes too early for it.
         self._clients = {name: self.node.create_client(kind, f"{RECORDER}/{name}") for name, kind in SERVICES.items()}
 
@@ -48,6 +50,10 @@ class RecorderClient(SideNode):
             TimeoutError: it does not exist or does not answer within ``timeout_s``.
         """
         return ask(self._clients[service], data, timeout_s, alive)
+
+    def set_task(self, text: str) -> None:
+        """Publish what the next episode shows; ``status.task`` says when the recorder has heard it."""
+        self._task.publish(String(data=text))
 
     def wait_for(
         self, condition: Callable[[RecorderStatus], bool], timeout_s: float, alive: Callable[[], None] = lambda: None

@@ -1,0 +1,241 @@
+"""``groot-ros demonstrate``: the expert does a task in the simulator, many times, and the recorder keeps it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from groot_ros.closed_loop.recorder_run import NotRecorded
+from groot_ros.dataset.read import Dataset
+from groot_ros.embodiment.load import load_embodiment
+from groot_ros.processes import Processes, node_command, ros_environment
+from groot_ros.simulation.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    from groot_ros.msg import RecorderStatus
+    from groot_ros.nodes.demonstrator import Demonstrator
+    from groot_ros.nodes.recorder_client import RecorderClient
+
+START_S = 60.0  # until the nodes have started, on a machine with much else to do
+SAVE_S = 120.0
+LIMIT_S = 15.0  # simulated time of one demonstration
+HOLD_S = 0.2  # simulated time that is recorded after the task is done
+MORE_SEEDS = 10  # beside a fifth of the episodes: so many may fail
+
+
+@dataclass
+class Demonstrations:
+    """What was recorded.
+
+    Attributes:
+        wanted: episodes asked for.
+        saved: episodes in the dataset.
+        failed: reason -> demonstrations that are not.
+        first_seed, next_seed: the seeds tried lie from the first to before the next.
+        sim_s: simulated time of the saved demonstrations.
+        wall_s: time since the first reset.
+        rows: of the saved episodes.
+        refused: reason -> ticks that the recorder refused in them.
+    """
+
+    wanted: int
+    first_seed: int
+    saved: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    next_seed: int = 0
+    sim_s: float = 0.0
+    wall_s: float = 0.0
+    rows: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """All of it in a sentence."""
+        failed = ", ".join(f"{reason} {count}" for reason, count in self.failed.items()) or "none"
+        refused = ", ".join(f"{reason} {count}" for reason, count in self.refused.items()) or "none"
+        return (
+            f"{self.saved} of {self.wanted} episodes, {self.rows} rows, seeds {self.first_seed} to "
+            f"{self.next_seed - 1}; {self.sim_s:.0f} s simulated in {self.wall_s:.0f} s; "
+            f"demonstrations that failed: {failed}; ticks refused: {refused}"
+        )
+
+
+def run_demonstrations(
+    embodiment_name: str,
+    dataset: Path,
+    task_name: str,
+    *,
+    episodes: int,
+    seed: int = 0,
+    speed: float = 3.0,
+    log_dir: Path,
+    say: Callable[[str], None] = lambda text: None,
+    advance: Callable[[Demonstrations], None] = lambda so_far: None,
+) -> Demonstrations:
+    """Record ``episodes`` demonstrations into ``dataset``, of the scenes ``seed``, ``seed + 1`` and so on.
+
+    One that fails, or that the recorder aborts, is thrown away, and the next seed is taken.
+
+    Raises:
+        ValueError: task or robot refuse.
+        ProcessDied: simulator or recorder ended by itself.
+        NotRecorded, NotDemonstrated: recorder or simulator do not do what is asked, or too many failed.
+    """
+    task, embodiment = find_task(task_name), load_embodiment(embodiment_name)
+    environment = ros_environment()
+    os.environ.update({name: environment[name] for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE")})
+    from groot_ros.nodes.demonstrator import Demonstrator  # imports rclpy, which reads the environment
+    from groot_ros.nodes.recorder_client import RecorderClient
+
+    simulator = {"embodiment": embodiment_name, "publish_clock": True, "real_time_factor": float(speed)}
+    recorder = {"embodiment": embodiment_name, "dataset": dataset, "autostart": True, "use_sim_time": True}
+    with Processes(log_dir, environment) as processes, RecorderClient() as client:
+        say(f"simulator (log: {processes.log('simulator')})")
+        processes.start("simulator", node_command("simulator", simulator))
+        say(f"recorder (log: {processes.log('recorder')})")
+        processes.start("recorder", node_command("recorder", recorder))
+        with Demonstrator(embodiment, processes.check) as demonstrator:
+            _await_recorder(client, processes)
+            demonstrator.await_listeners(START_S)
+            before = client.status.episodes if client.status is not None else 0
+            done = Demonstrations(episodes, seed, next_seed=seed)
+            _record_all(done, task, demonstrator, client, processes, advance)
+        processes.end()
+    _add_rows(done, dataset, before)
+    return done
+
+
+def _await_recorder(client: RecorderClient, processes: Processes) -> None:
+    from groot_ros.msg import RecorderStatus
+
+    def decided(status: RecorderStatus) -> bool:
+        return bool(status.state >= RecorderStatus.IDLE or status.reason)
+
+    client.wait_for(decided, START_S, processes.check)
+    if client.status is None or client.status.state < RecorderStatus.IDLE:
+        why = client.status.message if client.status is not None else f"it said nothing in {START_S:.0f} s"
+        raise NotRecorded(f"the recorder is not ready: {why}; see {processes.log('recorder')}")
+
+
+def _record_all(
+    done: Demonstrations,
+    task: Task,
+    demonstrator: Demonstrator,
+    client: RecorderClient,
+    processes: Processes,
+    advance: Callable[[Demonstrations], None],
+) -> None:
+    most = done.wanted // 5 + MORE_SEEDS
+    begin = time.monotonic()
+    while done.saved < done.wanted:
+        target = task.scene(done.next_seed).target
+        failure, sim_s = _record_one(done.next_seed, task, target, demonstrator, client, processes)
+        done.next_seed += 1
+        if failure:
+            done.failed[failure] += 1
+        else:
+            done.saved += 1
+            done.sim_s += sim_s
+        done.wall_s = time.monotonic() - begin
+        advance(done)
+        if done.failed.total() > most:
+            raise NotRecorded(f"too many demonstrations failed: {done.line()}; see {processes.log('recorder')}")
+
+
+def _record_one(
+    seed: int, task: Task, target: str, demonstrator: Demonstrator, client: RecorderClient, processes: Processes
+) -> tuple[str, float]:
+    """Why it is not in the dataset (empty: it is), and its simulated seconds."""
+    instruction = demonstrator.reset(seed, task)
+    client.set_task(instruction)
+    if not client.wait_for(lambda status: status.task == instruction, START_S, processes.check):
+        raise NotRecorded(f"the recorder does not take the task {instruction!r}; see {processes.log('recorder')}")
+    _start_episode(client, processes)
+    ending = demonstrator.run(task, target, limit_s=LIMIT_S, hold_s=HOLD_S)
+    if ending.failure:
+        client.call("discard_episode", alive=processes.check)
+        return ending.failure, ending.duration_s
+    saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
+    return "" if saved else f"recorder: {message}", ending.duration_s
+
+
+def _start_episode(client: RecorderClient, processes: Processes) -> None:
+    """Refused until the recorder has measured the streams, and after a gap in them: asked again at every status."""
+    deadline = time.monotonic() + START_S
+    while True:
+        asked = client.status
+        started, message = client.call("start_episode", alive=processes.check)
+        if started:
+            return
+        if time.monotonic() > deadline:
+            raise NotRecorded(f"~/start_episode: {message}; see {processes.log('recorder')}")
+        client.wait_for(lambda status, asked=asked: status is not asked, START_S, processes.check)  # type: ignore[misc]
+
+
+def _add_rows(done: Demonstrations, root: Path, before: int) -> None:
+    """What the dataset itself says about the episodes since ``before``."""
+    dataset = Dataset(root)
+    for entry in dataset.episodes[before:]:
+        done.rows += entry.length
+        report = dataset.report(entry.index) or {}
+        done.refused.update(report.get("refused_ticks", {}))
+
+
+@contextmanager
+def shown(console: Console, episodes: int) -> Iterator[Callable[[Demonstrations], None]]:
+    """A progress bar over the episodes; yields what moves it on."""
+    columns = (
+        TextColumn("episodes"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("demonstrate", total=episodes, failed=0)
+        yield lambda done: progress.update(bar, completed=done.saved, failed=done.failed.total())
+
+
+def demonstrate_command(
+    dataset: Path,
+    task: str,
+    episodes: int,
+    seed: int,
+    speed: float,
+    embodiment: str,
+    log_dir: Path | None,
+    console: Console,
+) -> Demonstrations:
+    """Record, with a progress bar; logs of the nodes in ``log_dir``, or in a folder that is removed when all went well.
+
+    Raises: see ``run_demonstrations``.
+    """
+    logs = log_dir or Path(tempfile.mkdtemp(prefix="groot_ros_logs_"))
+    with shown(console, episodes) as advance:
+        done = run_demonstrations(
+            embodiment,
+            dataset,
+            task,
+            episodes=episodes,
+            seed=seed,
+            speed=speed,
+            log_dir=logs,
+            say=lambda text: console.print(f"  {text}"),
+            advance=advance,
+        )
+    if log_dir is None:
+        for path in logs.iterdir():
+            path.unlink()
+        logs.rmdir()
+    return done

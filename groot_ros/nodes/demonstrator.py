@@ -1,0 +1,239 @@
+"""Drives the simulated arm through its tasks as a teleoperator would: joint states in, trajectory commands out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Pose, PoseArray
+from numpy.typing import NDArray
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.nodes.convert import RELIABLE_QOS, message_class, to_duration
+from groot_ros.nodes.side_node import SideNode
+from groot_ros.simulation.expert import Expert
+from groot_ros.simulation.kinematics import OutOfReach
+from groot_ros.simulation.scene import CUBES, JOINTS, Scene, cube_state
+from groot_ros.simulation.tasks import Task
+from groot_ros.srv import ResetEpisode
+
+SIMULATOR = "/groot_sim"
+ANSWER_S = 30.0
+STANDS_S = 30.0  # until a new scene is seen on all topics
+SILENT_S = 10.0  # without a joint state the simulator is gone
+NEW_FRAMES = 2  # of every camera: the recorder's clock may be a little behind the first one
+SAME_PLACE_M = 0.003
+HEARD_BY = 2  # the simulator and the recorder
+# Deep: a busy machine may keep this thread waiting, and no joint state is to be left out.
+DEEP_QOS = QoSProfile(depth=500, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class NotDemonstrated(RuntimeError):
+    """The simulator does not do what is asked; the message says what."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a demonstration went: ``failure`` is empty when the task is done; ``duration_s`` in simulated time."""
+
+    failure: str
+    duration_s: float
+
+
+class Demonstrator(SideNode):
+    """Hears and commands from the moment it is entered as a context manager.
+
+    Args:
+        embodiment: what the simulator plays: its topics.
+        alive: called while something is waited for; may raise to give up.
+    """
+
+    def __init__(self, embodiment: Embodiment, alive: Callable[[], None] = lambda: None) -> None:
+        if len(embodiment.outputs) != 1:
+            names = ", ".join(output.topic for output in embodiment.outputs.values())
+            raise ValueError(f"{embodiment.name}: the simulated arm is commanded on one topic, but outputs has {names}")
+        (output,) = embodiment.outputs.values()
+        super().__init__("groot_demonstrator")
+        self._alive = alive
+        self._error: Exception | None = None
+        self._expert: Expert | None = None
+        self._stamp_ns = self._begin_ns = 0  # of the newest joint state, and of the first of the demonstration
+        self._joints: NDArray[np.float64] | None = None
+        self._cubes: dict[str, NDArray[np.float64]] = {}
+        self._cubes_ns = 0
+        self._success, self._failure = False, ""
+        self._done_ns: int | None = None  # since when the task is done and the expert rests
+        self._frames_ns: dict[str, list[int]] = {name: [] for name in embodiment.cameras}
+        self._commands = self.node.create_publisher(JointTrajectory, output.topic, RELIABLE_QOS)
+        self._point_ns = round(1e9 / max(stream.rate_hz for stream in embodiment.state_streams.values()))
+        self._reset = self.node.create_client(ResetEpisode, f"{SIMULATOR}/reset_episode")
+        stream = next(iter(embodiment.state_streams.values()))
+        topics: list[tuple[Any, str, Callable[[Any], None]]] = [
+            (JointState, stream.topic, self._on_joints),
+            (PoseArray, f"{SIMULATOR}/cubes", self._on_cubes),
+            (Bool, f"{SIMULATOR}/success", self._on_success),
+            (String, f"{SIMULATOR}/failure", self._on_failure),
+            *(
+                (message_class(camera.type), camera.topic, partial(self._on_frame, name))
+                for name, camera in embodiment.cameras.items()
+            ),
+        ]
+        for kind, topic, call in topics:
+            self.node.create_subscription(kind, topic, self._guarded(call), DEEP_QOS)
+
+    def await_listeners(self, timeout_s: float) -> None:
+        """Until simulator and recorder listen to the commands. Raises NotDemonstrated."""
+        self._wait(lambda: self._commands.get_subscription_count() >= HEARD_BY, timeout_s, "nobody takes commands")
+
+    def reset(self, seed: int, task: Task) -> str:
+        """Set up the scene of ``seed``; returns the instruction when all topics show it.
+
+        Raises:
+            NotDemonstrated: the simulator refuses, does not answer, or the scene is not seen.
+        """
+        with self.changed:
+            self._expert = None
+        if not self._reset.wait_for_service(ANSWER_S):
+            raise NotDemonstrated(f"{self._reset.srv_name}: not there after {ANSWER_S:.0f} s")
+        future = self._reset.call_async(ResetEpisode.Request(seed=seed, task=task.name))
+        future.add_done_callback(lambda _: self._notify())
+        self._wait(future.done, ANSWER_S, f"{self._reset.srv_name} does not answer")
+        answer = future.result()
+        if not answer.success:
+            raise NotDemonstrated(f"{self._reset.srv_name}: {answer.message}")
+        scene = task.scene(seed)
+        # Samples of the old scene may still be on the way. The first message that shows the new cubes has a stamp of
+        # the new scene, and so has whatever is newer.
+        with self.changed:
+            self._cubes_ns = 0
+        self._wait(lambda: self._shows(scene), STANDS_S, f"seed {seed}: {SIMULATOR}/cubes does not show the scene")
+        begin_ns = self._cubes_ns
+        self._wait(lambda: self._seen_since(begin_ns), STANDS_S, f"seed {seed}: a camera or the joints say nothing new")
+        return str(answer.instruction)
+
+    def run(self, task: Task, target: str, *, limit_s: float, hold_s: float) -> Ending:
+        """Do the task in the scene of the last reset.
+
+        Args:
+            task: what to do.
+            target: the cube.
+            limit_s: simulated seconds after which it has failed.
+            hold_s: simulated seconds to go on after it is done.
+
+        Raises:
+            NotDemonstrated: no joint state came.
+        """
+        with self.changed:
+            assert self._joints is not None, "reset() comes first"
+            self._success, self._failure, self._done_ns = False, "", None
+            self._begin_ns = self._stamp_ns
+            self._expert = Expert(task, target, self._joints)
+        seen_ns = self._begin_ns
+
+        def over() -> bool:
+            passed_s = 1e-9 * (self._stamp_ns - self._begin_ns)
+            held = self._done_ns is not None and self._stamp_ns - self._done_ns >= hold_s * 1e9
+            return held or bool(self._failure) or passed_s > limit_s
+
+        def moved_on() -> bool:
+            return over() or self._stamp_ns > seen_ns
+
+        while not over():
+            self._wait(moved_on, SILENT_S, "no joint states any more")
+            seen_ns = self._stamp_ns
+        with self.changed:
+            self._expert = None
+            failure = self._failure or ("" if self._done_ns is not None else "time_limit")
+            return Ending(failure, 1e-9 * (self._stamp_ns - self._begin_ns))
+
+    # --- from the node's thread --------------------------------------------------------------------------------------
+
+    def _guarded(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Under the lock; what goes wrong is raised where somebody waits."""
+
+        def receive(message: Any) -> None:
+            with self.changed:
+                try:
+                    call(message)
+                except Exception as error:
+                    self._error = error
+                self.changed.notify_all()
+
+        return receive
+
+    def _on_joints(self, message: JointState) -> None:
+        stamp_ns = _stamp_ns(message)
+        positions = dict(zip(message.name, message.position, strict=True))
+        before_ns, self._stamp_ns = self._stamp_ns, stamp_ns
+        self._joints = np.array([positions[name] for name in JOINTS])
+        if self._expert is None or self._failure:
+            return
+        first = before_ns == self._begin_ns
+        try:
+            target = self._expert.step(0.0 if first else 1e-9 * (stamp_ns - before_ns), self._cubes)
+        except OutOfReach:
+            self._failure = "out_of_reach"
+            return
+        self._command(target)
+        if self._done_ns is None and self._success and self._expert.finished:
+            self._done_ns = stamp_ns
+
+    def _command(self, target: NDArray[np.float64]) -> None:
+        point = JointTrajectoryPoint(positions=target.tolist(), time_from_start=to_duration(self._point_ns))
+        self._commands.publish(JointTrajectory(joint_names=list(JOINTS), points=[point]))
+
+    def _on_cubes(self, message: PoseArray) -> None:
+        self._cubes = {name: _pose(pose) for name, pose in zip(CUBES, message.poses, strict=True)}
+        self._cubes_ns = _stamp_ns(message)
+
+    def _on_success(self, message: Bool) -> None:
+        self._success = bool(message.data)
+
+    def _on_failure(self, message: String) -> None:
+        self._failure = str(message.data)
+
+    def _on_frame(self, camera: str, message: Any) -> None:
+        self._frames_ns[camera] = [*self._frames_ns[camera][1 - NEW_FRAMES :], _stamp_ns(message)]
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _shows(self, scene: Scene) -> bool:
+        if not self._cubes_ns:
+            return False
+        places = {name: cube_state(name, place)[:3] for name, place in scene.cubes.items()}
+        return all(math.dist(self._cubes[name][:3], place) < SAME_PLACE_M for name, place in places.items())
+
+    def _seen_since(self, begin_ns: int) -> bool:
+        cameras = (len(seen) == NEW_FRAMES and seen[0] > begin_ns for seen in self._frames_ns.values())
+        return self._stamp_ns > begin_ns and all(cameras)
+
+    def _notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+        def alive() -> None:
+            if self._error is not None:
+                raise self._error
+            self._alive()
+
+        if not self.wait_until(condition, timeout_s, alive):
+            raise NotDemonstrated(f"{otherwise} (waited {timeout_s:.0f} s)")
+
+
+def _stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def _pose(pose: Pose) -> NDArray[np.float64]:
+    """Position and quaternion w, x, y, z [7]."""
+    p, q = pose.position, pose.orientation
+    return np.array([p.x, p.y, p.z, q.w, q.x, q.y, q.z])
