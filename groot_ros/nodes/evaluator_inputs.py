@@ -52,7 +52,9 @@ RESETS: dict[str, Reset] = {
 
 
 def policy_report(message: PolicyStatus) -> PolicyReport:
-    """A status of the policy node."""
+    """A status of the policy node; a chunk that was not executed is counted as that, and not as a refusal too."""
+    rejected = dict(zip(message.rejected_reasons, map(int, message.rejected_counts), strict=True))
+    refused = dict(zip(message.refusal_reasons, map(int, message.refusal_counts), strict=True))
     return PolicyReport(
         state=State(message.state),
         reason=message.reason,
@@ -63,8 +65,8 @@ def policy_report(message: PolicyStatus) -> PolicyReport:
         braking=message.braking,
         counts=Counts(
             chunks=int(message.chunks),
-            refused=dict(zip(message.refusal_reasons, map(int, message.refusal_counts), strict=True)),
-            rejected=dict(zip(message.rejected_reasons, map(int, message.rejected_counts), strict=True)),
+            refused={reason: count for reason, count in refused.items() if reason not in rejected},
+            rejected=rejected,
             ticks=int(message.ticks_executed),
             ticks_missed=int(message.ticks_missed),
             stalled_ticks=int(message.stalled_ticks),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from groot_ros.nodes.evaluator_parameters import EvaluatorParameters
 from groot_ros.nodes.parameters import reference_rows
 from groot_ros.nodes.policy_parameters import PolicyParameters
 from groot_ros.nodes.record_keys import RecordKeysParameters
@@ -14,6 +15,7 @@ PAGES: dict[str, type[Any]] = {
     "/groot_policy": PolicyParameters,
     "/groot_recorder": RecorderParameters,
     "/record_keys": RecordKeysParameters,
+    "/groot_evaluator": EvaluatorParameters,
     "/groot_sim": SimulatorParameters,
 }
 HEAD = """# Parameters

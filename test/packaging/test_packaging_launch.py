@@ -62,7 +62,8 @@ def launch_file(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def entities(launch_file: Path, monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
     """What the launch file puts into its LaunchDescription, of stand-ins."""
-    modules = {name for name in imported(launch_file) if name.split(".")[0] in ("launch", "launch_ros")}
+    names = {name for path in LAUNCH_FILES for name in imported(path)}  # of those that it includes too
+    modules = {name for name in names if name.split(".")[0] in ("launch", "launch_ros")}
     for name in modules | {name.split(".")[0] for name in modules}:
         monkeypatch.setitem(sys.modules, name, StandIn(name))
     (description,) = load(launch_file).generate_launch_description().args
@@ -116,7 +117,10 @@ def module_of(executable: str) -> str:
 
 
 def test_there_are_launch_files() -> None:
-    assert {path.name for path in LAUNCH_FILES} >= {"policy.launch.py", "record.launch.py", "sim.launch.py"}
+    assert {path.name for path in LAUNCH_FILES} >= {
+        *("policy.launch.py", "record.launch.py", "sim.launch.py"),
+        *("evaluate.launch.py", "isaac_sim.launch.py", "gazebo.launch.py"),
+    }
 
 
 def test_every_argument_is_described_and_used(entities: list[Recorded]) -> None:
@@ -131,7 +135,7 @@ def test_every_argument_is_described_and_used(entities: list[Recorded]) -> None:
 
 def test_nodes_are_executables_with_those_parameters(launch_file: Path, entities: list[Recorded]) -> None:
     nodes = of_kind(entities, *NODES)
-    assert nodes
+    assert nodes or of_kind(entities, "IncludeLaunchDescription")
     for node in nodes:
         assert node.kwargs["package"] == "groot_ros"
         module = module_of(node.kwargs["executable"])
@@ -155,12 +159,17 @@ def test_defaults_are_of_the_stated_type(entities: list[Recorded]) -> None:
 OWN_DEFAULTS = {
     "policy": ("embodiment", "device", "dtype", "control_rate_hz", "chunking", "dry_run", "start_on_activate"),
     "recorder": ("embodiment", "dataset", "task", "drop_policy", "codec", "min_free_gb"),
+    "evaluator": (
+        *("output", "resume", "episodes", "seed", "task", "instruction", "time_limit_s", "videos"),
+        *("reset_service", "reset_type", "success_topic", "failure_topic", "distance_topic"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("node", "name"), [(node, name) for node, names in OWN_DEFAULTS.items() for name in names])
 def test_a_launch_file_has_the_nodes_own_defaults(node: str, name: str) -> None:
-    file = {"policy": "policy.launch.py", "recorder": "record.launch.py"}[node]
+    files = {"policy": "policy.launch.py", "recorder": "record.launch.py", "evaluator": "evaluate.launch.py"}
+    file = files[node]
     tree = ast.parse((ROOT / "launch" / file).read_text(encoding="utf-8"))
     (table,) = (n.value for n in tree.body if isinstance(n, ast.AnnAssign) and n.target.id == "PARAMETERS")
     rows = {key.value: row.elts[0].value for key, row in zip(table.keys, table.values, strict=True)}

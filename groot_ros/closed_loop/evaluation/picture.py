@@ -22,7 +22,7 @@ from groot_ros.closed_loop.evaluation.words import headline
 GOOD, BAD, INK = "#2ea043", "#d64541", "#1f2933"
 STRIP = 8  # pictures of a video
 SHOWN = 4  # videos
-PER_ROW = 50
+PER_ROW, FEW = 50, 25  # episodes
 
 
 def draw_evaluation(
@@ -70,7 +70,7 @@ def _draw_strip(axis: Axes, episodes: Sequence[Episode], rows: int) -> None:
         axis.bar(column, 0.8, 0.86, bottom=-row, color=GOOD if episode.success else BAD)
     first, last = episodes[0].seed, episodes[-1].seed
     axis.set_title(f"seeds {first} to {last}, green: success", fontsize=10, loc="left")
-    axis.set_xlim(-0.6, min(len(episodes), PER_ROW) - 0.4 if rows == 1 else PER_ROW - 0.4)
+    axis.set_xlim(-0.6, (PER_ROW if rows > 1 else max(len(episodes), FEW)) - 0.4)
     axis.set_ylim(-rows + 0.9, 0.9)
     axis.axis("off")
 
@@ -85,14 +85,16 @@ def _draw_times(part: Figure, episodes: Sequence[Episode], summary: EvaluationSu
     right.barh(reasons, [summary.failures[reason] for reason in reasons], 0.6, color=BAD)
     right.set_ylim(len(reasons) - 0.5 - max(4, len(reasons)), len(reasons) - 0.5)
     right.set_title("failures by reason", fontsize=10, loc="left")
-    if not reasons:
-        right.text(0.5, 0.5, "none", ha="center", va="center", transform=right.transAxes, color=INK)
-        right.set_yticks([])
+    for axis, there in ((left, times), (right, reasons)):
+        if not there:
+            axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=INK)
+            axis.set_yticks([])
     for axis in (left, right):
         axis.tick_params(labelsize=9)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
-        axis.locator_params(axis="y" if axis is left else "x", integer=True)
+    for values in (left.yaxis, right.xaxis):
+        values.get_major_locator().set_params(integer=True)
 
 
 def _draw_films(part: Figure, folder: Path, shown: Sequence[Episode]) -> None:
