@@ -120,6 +120,7 @@ def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, sharded: bool)
     choice = Choice.of(flags, model)
     asleep = freeze(model, choice)
     if flags.lora_rank:
+        torch.manual_seed(flags.seed)  # new adapters are random
         add_adapters(model, flags)
     if place.type == "cuda":
         for parameter in model.parameters():

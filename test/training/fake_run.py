@@ -1,17 +1,20 @@
 """Small training runs on a golden network and invented samples, in this process or as a program of its own.
 
-As a program: `python fake_run.py FLAGS.json`, with the flags of `FinetuneFlags` and `data_file`; see `write_base`.
+As a program: `python fake_run.py RUNS.json`, a list of runs, one after the other: the flags of each, `base`, `output`,
+and `lethal`, which draw makes which signal.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from rich.console import Console
 
 import groot_ros.training.data as data_module
@@ -41,6 +44,31 @@ def write_base(golden: Any, directory: Path, **changes: Any) -> Path:
     mask = golden.inputs["action_mask"][:1]
     torch.save({**inputs, "action": golden.inputs["action"][:1], "action_mask": mask}, directory / "data.pt")
     return base
+
+
+def without_dropout(base: Path, directory: Path) -> Path:
+    """The same base checkpoint, whose network drops nothing."""
+    copy = directory / "base"
+    copy.mkdir(parents=True)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    for section in ("diffusion_model_cfg", "vl_self_attention_cfg"):
+        config[section]["dropout"] = 0.0
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (copy / "model.safetensors").symlink_to((base / "model.safetensors").resolve())
+    (directory / "data.pt").symlink_to(base.parent / "data.pt")
+    return copy
+
+
+def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Weights of two runs agree to 1e-5.
+
+    Biases of keys move a softmax's arguments together, so their gradients are rounding, which Adam makes large.
+    """
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if not name.endswith("to_k.bias"):
+            difference = (right[name] - value).abs().max().item()
+            assert difference <= 1e-5, f"{name}: {difference}"
 
 
 class FakeData:
@@ -86,6 +114,9 @@ class FakeData:
 def run(base: Path, output: Path, *, data: FakeData | None = None, **flags: Any) -> FakeData:
     """`finetune` with invented samples; what it gives must be 0."""
     made = data or FakeData(base.parent / "data.pt", flags.get("noise_draws", 1))
+    # accelerate keeps the precision of the run before, for the whole process.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    AcceleratorState._reset_state(reset_partial_state=True)
     real = data_module.build_data
     data_module.build_data = lambda *_, **__: made  # type: ignore[assignment]
     chosen = {**COMMON, "base_model_path": str(base), "output_dir": str(output), **flags}
@@ -97,7 +128,22 @@ def run(base: Path, output: Path, *, data: FakeData | None = None, **flags: Any)
     return made
 
 
+class Lethal(FakeData):
+    """A process that gets a signal when it makes a draw."""
+
+    def __init__(self, file: Path, draw: int, number: int) -> None:
+        super().__init__(file)
+        self._draw, self._number = draw, number
+
+    def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
+        if draw == self._draw:
+            os.kill(os.getpid(), self._number)
+        return super().__getitem__(draw)
+
+
 if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(1)
-    sys.exit(run(Path(content.pop("base")), Path(content.pop("output")), **content).code)
+    for content in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        start, end, lethal = Path(content.pop("base")), Path(content.pop("output")), content.pop("lethal", None)
+        given = Lethal(start.parent / "data.pt", lethal["draw"], lethal["signal"]) if lethal else None
+        print("code", run(start, end, data=given, **content).code, flush=True)
