@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from groot_ros.closed_loop.evaluation.judge import Interrupted
-from groot_ros.closed_loop.evaluation.record import EPISODES, RUN, EvaluationError, read_episodes
+from groot_ros.closed_loop.evaluation.record import EPISODES, RUN, Episode, EvaluationError, read_episodes
 from groot_ros.closed_loop.evaluation.report import PAGE, PICTURE, read_folder, write_report
-from groot_ros.closed_loop.evaluation.summary import EvaluationSummary
+from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes
 from groot_ros.closed_loop.evaluation.words import headline, latency_rows, outcome_rows
 from groot_ros.dataset.durable import make_folder, write_json
 from groot_ros.processes import ProcessDied, Processes, node_command, ros_environment
@@ -209,20 +209,24 @@ def _tail(processes: Processes, code: int) -> str:
 
 
 def _report(request: Request, note: str, console: Console) -> EvaluationSummary:
-    from groot_ros.closed_loop.evaluation.picture import draw_evaluation  # matplotlib takes a second to import
-
     folder = read_folder(request.output)
     wanted = range(request.seed, request.seed + request.episodes)
     folder.episodes = sorted((e for e in folder.episodes if e.seed in wanted), key=lambda episode: episode.seed)
-    summary = write_report(folder, request.episodes, note)
+    summary = summarize_episodes(folder.episodes, request.episodes)
     if folder.episodes:
-        words = (request.task, request.embodiment, request.checkpoint, request.control and f"control {request.control}")
-        title = ", ".join(filter(None, words))
-        draw_evaluation(request.output / PICTURE, request.output, summary, folder.episodes, title, request.time_limit_s)
-        write_report(folder, request.episodes, note)  # again: it shows the picture where there is one
+        _draw(request, summary, folder.episodes)
+    write_report(folder, request.episodes, note)
     _show(summary, Console(highlight=False))
     console.print(f"report: {request.output / PAGE}", markup=False, soft_wrap=True)
     return summary
+
+
+def _draw(request: Request, summary: EvaluationSummary, episodes: Sequence[Episode]) -> None:
+    from groot_ros.closed_loop.evaluation.picture import draw_evaluation  # matplotlib takes a second to import
+
+    words = (request.task, request.embodiment, request.checkpoint, request.control and f"control {request.control}")
+    path, title = request.output / PICTURE, ", ".join(filter(None, words))
+    draw_evaluation(path, request.output, summary, episodes, title, request.time_limit_s)
 
 
 def _show(summary: EvaluationSummary, out: Console) -> None:
