@@ -226,3 +226,46 @@ def benchmark_recorder_hour(
         flat = run_recorder_hour(minutes, episode, output, console)
     if not flat:
         raise typer.Exit(1)
+
+
+@benchmark_app.command("loader")
+def benchmark_loader(
+    dataset: Annotated[Path, typer.Option("--dataset", "-d", help="LeRobot dataset, v2.x or v3.0.")],
+    embodiment: EmbodimentOption = "sim_arm",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", "-c", help="Directory. Default: a processor with the sizes of the released ones."),
+    ] = None,
+    generation: Annotated[
+        Generation, typer.Option("--generation", "-g", help="Generation of the default's processor.")
+    ] = Generation.n1d7,
+    workers: Annotated[
+        list[int] | None, typer.Option(min=0, max=256, help="Processes; may be given again. Default: 0, 1 and 2.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per figure.")] = 512,
+    frame_cache_gb: Annotated[float, typer.Option(min=0.0, help="Memory for decoded pictures (GB).")] = 0.0,
+    lerobot: Annotated[
+        Path | None, typer.Option(help="A Python that has lerobot, to measure its loader too. Default: this one.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Samples per second of the training loader, the share of decoding, and LeRobot's loader on the same dataset.
+
+    Samples: as the network gets them. Raw: pictures and numbers, which is what LeRobot's loader gives.
+
+    Example: [bold]groot-ros benchmark loader --dataset /tmp/pick --workers 0 --workers 2 --output loader.json[/bold]
+    """
+    from groot_ros.training.loader_benchmark import Setting, run_loader_benchmark
+
+    with refusals():
+        run_loader_benchmark(
+            dataset,
+            checkpoint=checkpoint,
+            generation=generation.value,
+            embodiment=embodiment,
+            setting=Setting(workers or [0, 1, 2], batch_size, samples, frame_cache_gb),
+            lerobot=lerobot,
+            output=output,
+            console=console,
+        )
