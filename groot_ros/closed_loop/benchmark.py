@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from groot_ros.closed_loop.demo import watched
+from groot_ros.closed_loop.progress import watched
 from groot_ros.closed_loop.session import run_session
 from groot_ros.closed_loop.tables import latency_table, refusal_line
 from groot_ros.policy.random_checkpoint import make_random_checkpoint

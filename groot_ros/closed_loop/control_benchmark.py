@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from groot_ros.closed_loop.demo import watched
+from groot_ros.closed_loop.progress import watched
 from groot_ros.closed_loop.session import Session, run_session
 from groot_ros.closed_loop.summary import machine_name
 from groot_ros.control.loop import JITTER_LIMIT_S

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from groot_ros.closed_loop.demo import watched
 from groot_ros.closed_loop.numbered_robot import Setting
+from groot_ros.closed_loop.progress import watched
 from groot_ros.closed_loop.recorder_identity import Proof
 from groot_ros.closed_loop.recorder_run import RecorderRun, run_recorder
 from groot_ros.closed_loop.summary import machine_name

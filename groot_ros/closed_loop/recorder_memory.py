@@ -24,7 +24,6 @@ import pyarrow
 from rich.console import Console
 
 from groot_ros.closed_loop.barcode import Scene
-from groot_ros.closed_loop.demo import watched
 from groot_ros.closed_loop.numbered_robot import (
     JOINT_RATE_HZ,
     JOINTS,
@@ -36,6 +35,7 @@ from groot_ros.closed_loop.numbered_robot import (
     positions,
     write_embodiment,
 )
+from groot_ros.closed_loop.progress import watched
 from groot_ros.closed_loop.summary import machine_name
 from groot_ros.dataset.background import Committed, Committer
 from groot_ros.dataset.encoder import LIBX264

@@ -1,4 +1,4 @@
-"""Simulator and policy node as separate processes over DDS, watched for a while: the base of demo and benchmark."""
+"""Simulator and policy node as separate processes over DDS, watched for a while: the base of the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from groot_ros.processes import Processes, node_command, ros_environment
 
 if TYPE_CHECKING:
     from groot_ros.msg import ActionChunk, PolicyStatus
-    from groot_ros.nodes.observer import Frame, JointSample, Observer
+    from groot_ros.nodes.observer import JointSample, Observer
 
 START_S = 300.0  # a 3B checkpoint from a slow disk
 
@@ -29,7 +29,6 @@ class Session:
         chunks: every action chunk, in order.
         statuses: every status.
         joints: every joint state.
-        frames: camera -> frames at the interval asked for.
         instructions: (ROS time ns, text) of every instruction given.
         exit_codes: process -> exit code.
     """
@@ -38,7 +37,6 @@ class Session:
     chunks: list[ActionChunk]
     statuses: list[PolicyStatus]
     joints: list[JointSample]
-    frames: dict[str, list[Frame]]
     instructions: list[tuple[int, str]]
     exit_codes: dict[str, int]
 
@@ -63,7 +61,6 @@ def run_session(
     instructions: Sequence[str],
     duration_s: float,
     log_dir: Path,
-    frame_every_s: float | None = None,
     policy_parameters: dict[str, object] | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
@@ -89,7 +86,7 @@ def run_session(
         "autostart": True,
         **(policy_parameters or {}),
     }
-    with Processes(log_dir, environment) as processes, Observer(embodiment, frame_every_s=frame_every_s) as observer:
+    with Processes(log_dir, environment) as processes, Observer(embodiment) as observer:
         say(f"simulator (log: {processes.log('simulator')})")
         processes.start("simulator", node_command("simulator", {"embodiment": embodiment_name, "seed": seed}))
         say(f"policy node (log: {processes.log('policy')})")
@@ -114,7 +111,6 @@ def run_session(
         observer.chunks,
         observer.statuses,
         observer.joints,
-        observer.frames,
         given,
         codes,
     )

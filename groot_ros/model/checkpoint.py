@@ -267,7 +267,7 @@ def save_state(state: Mapping[str, Tensor], directory: str | Path, *, max_shard_
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
-    first = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
+    first = {tensor.data_ptr(): name for name, tensor in reversed(list(state.items()))}
 
     def tensor(name: str) -> Tensor:
         value = state[name].detach().to("cpu").contiguous()

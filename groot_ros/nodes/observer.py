@@ -7,19 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from groot_ros.embodiment.schema import Camera, Embodiment, Output
+from groot_ros.embodiment.schema import Embodiment, Output
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes import convert
 from groot_ros.nodes.calls import call
 from groot_ros.nodes.side_node import SideNode
-from groot_ros.observation.images import decode, read_frame
 
 POLICY = "/groot_policy"
 # Deep: a busy machine may keep this thread waiting for seconds, and none of the commands may be lost then.
@@ -34,14 +31,6 @@ class JointSample:
     positions: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One camera frame: stamp (ns) and RGB uint8 [H, W, 3]."""
-
-    stamp_ns: int
-    rgb: NDArray[np.uint8]
-
-
 class Observer(SideNode):
     """Keeps messages from the moment it is entered as a context manager.
 
@@ -52,19 +41,16 @@ class Observer(SideNode):
 
     Args:
         embodiment: whose topics to listen to.
-        frame_every_s: keep a frame per camera at this interval; None listens to no camera.
         joints: keep joint states.
     """
 
-    def __init__(self, embodiment: Embodiment, *, frame_every_s: float | None = None, joints: bool = True) -> None:
+    def __init__(self, embodiment: Embodiment, *, joints: bool = True) -> None:
         super().__init__("groot_observer")
         self.chunks: list[ActionChunk] = []
         self.commands: list[JointTrajectory] = []
         self.streams: dict[str, list[tuple[float, Any]]] = {name: [] for name in embodiment.outputs}
         self.statuses: list[PolicyStatus] = []
         self.joints: list[JointSample] = []
-        self.frames: dict[str, list[Frame]] = {name: [] for name in embodiment.cameras}
-        self._frame_every_ns = round((frame_every_s or 0.0) * 1e9)
         subscribe = self.node.create_subscription
         subscribe(ActionChunk, f"{POLICY}/action_chunk", self._keep(self.chunks), convert.RELIABLE_QOS)
         subscribe(PolicyStatus, f"{POLICY}/status", self._keep(self.statuses), convert.RELIABLE_QOS)
@@ -76,10 +62,6 @@ class Observer(SideNode):
                 if stream.type == "sensor_msgs/msg/JointState":
                     qos = convert.stream_qos("sensor_data", stream.rate_hz, 0.5)
                     subscribe(convert.message_class(stream.type), stream.topic, self._on_joints, qos)
-        if frame_every_s is not None:
-            for name, camera in embodiment.cameras.items():
-                qos = convert.stream_qos("sensor_data", camera.rate_hz, 0.2)
-                subscribe(convert.message_class(camera.type), camera.topic, self._on_frame(name, camera), qos)
         self._instruction = self.node.create_publisher(String, f"{POLICY}/instruction", convert.RELIABLE_QOS)
 
     def instruct(self, text: str) -> None:
@@ -117,13 +99,3 @@ class Observer(SideNode):
     def _on_joints(self, message: Any) -> None:
         stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         self.joints.append(JointSample(stamp_ns, dict(zip(message.name, message.position, strict=True))))
-
-    def _on_frame(self, name: str, camera: Camera) -> Callable[[Any], None]:
-        kept = self.frames[name]
-
-        def receive(message: Any) -> None:
-            stamp_ns = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-            if not kept or stamp_ns - kept[-1].stamp_ns >= self._frame_every_ns:
-                kept.append(Frame(stamp_ns, decode(read_frame(message, name, camera), name, camera)))
-
-        return receive
