@@ -105,6 +105,7 @@ def build_data(flags: FinetuneFlags, base: Path, config: ModelConfig, progress: 
         processor,
         config,
         seed=flags.seed,
+        augment=flags.augment,
         state_dropout=(flags.state_dropout_prob or 0.0) if generation == "n1d7" else 0.0,
         noise_draws=flags.noise_draws,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import data_rig
 import numpy as np
 import pytest
@@ -127,9 +125,10 @@ def test_the_global_generators_are_left_alone(made) -> None:
     np.testing.assert_array_equal(np.random.rand(3), expected[1])
 
 
-def test_pictures_are_augmented(made, tmp_path: Path) -> None:
+def test_pictures_are_augmented_unless_told_otherwise(made) -> None:
     data = made("n1d7")
     raw = data.dataset.windows.raw(data.schedule.window(0))
     plain = data.processor.encode(raw.video, raw.state, raw.instruction, raw.action)
+    np.testing.assert_array_equal(made("n1d7", augment=False).dataset[0]["pixel_values"], plain["pixel_values"])
     assert not np.array_equal(data.dataset[0]["pixel_values"], plain["pixel_values"])
     assert data.dataset[0]["pixel_values"].shape == plain["pixel_values"].shape
