@@ -39,11 +39,11 @@ say = @printf '\n==> %s\n' "$(1)"
 pip = $(BIN)/python -m pip install --disable-pip-version-check $(1) 2>&1 \
 	| sed -u -E '/^Requirement already satisfied|^Looking in |^WARNING: Location |^ *$$/d'
 
-.PHONY: help env system build lint test chaos kill demo clean distclean
+.PHONY: help env system build lint test chaos kill e2e demo clean distclean
 
 help:  ## this list
 	@echo 'make TARGET [DISTRO=kilted|jazzy] [TRANSFORMERS=4|5] [ARGS=...]'
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  \1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## /  \1\t/' | expand -t 14
 
 env: system $(VENV)/.package  ## .venv with all that is needed; once made, this returns at once and needs no network
 	@echo "environment ready: $(VENV) (ROS 2 $(DISTRO), transformers $(TRANSFORMERS))"
@@ -113,7 +113,11 @@ kill: env  ## kill -9 of a writer of datasets at seeded moments: make kill RUNS=
 	$(call say,kill)
 	@$(BIN)/python test/dataset/kill_writer.py --runs $(RUNS) --seed $(SEED) $(ARGS)
 
-demo: env  ## simulated arm and tiny GR00T in closed loop for 30 s, with a result picture
+e2e: env  ## record 150 demonstrations, finetune, evaluate on unseen scenes: half an hour, into e2e/
+	$(call say,e2e)
+	@$(BIN)/python test/e2e/e2e_run.py $(ARGS)
+
+demo: env  ## a small GR00T that learnt to reach, on 10 unseen scenes: successes, videos, a page (demo/report.html)
 	$(call say,demo)
 	@$(BIN)/groot-ros demo $(ARGS)
 
