@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 START_S = 60.0  # until the nodes have started, on a machine with much else to do
 SAVE_S = 120.0
 LIMIT_S = 15.0  # simulated time of one demonstration
-HOLD_S = 0.2  # simulated time that is recorded after the task is done
+HOLD_S = 0.3  # simulated time that is recorded after the task is done
 MORE_SEEDS = 10  # beside a fifth of the episodes: so many may fail
+# A recorder that is kept from its work by others loses samples at a high speed, not at a low one.
+SLOWER, SLOWEST, FASTER, AFTER_GOOD = 0.7, 0.5, 1.2, 5
+MOST_REPEATS = 8  # of one scene
 
 
 @dataclass
@@ -40,7 +43,8 @@ class Demonstrations:
     Attributes:
         wanted: episodes asked for.
         saved: episodes in the dataset.
-        failed: reason -> demonstrations that are not.
+        failed: reason -> demonstrations that did not do the task.
+        repeated: reason -> episodes that the recorder lost, as the machine was too busy, done again more slowly.
         first_seed, next_seed: the seeds tried lie from the first to before the next.
         sim_s: simulated time of the saved demonstrations.
         wall_s: time since the first reset.
@@ -52,6 +56,7 @@ class Demonstrations:
     first_seed: int
     saved: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
     next_seed: int = 0
     sim_s: float = 0.0
     wall_s: float = 0.0
@@ -60,13 +65,42 @@ class Demonstrations:
 
     def line(self) -> str:
         """All of it in a sentence."""
-        failed = ", ".join(f"{reason} {count}" for reason, count in self.failed.items()) or "none"
-        refused = ", ".join(f"{reason} {count}" for reason, count in self.refused.items()) or "none"
         return (
             f"{self.saved} of {self.wanted} episodes, {self.rows} rows, seeds {self.first_seed} to "
             f"{self.next_seed - 1}; {self.sim_s:.0f} s simulated in {self.wall_s:.0f} s; "
-            f"demonstrations that failed: {failed}; ticks refused: {refused}"
+            f"demonstrations that failed: {_counted(self.failed)}; lost by the recorder and repeated: "
+            f"{_counted(self.repeated)}; ticks refused: {_counted(self.refused)}"
         )
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
+
+
+class Pace:
+    """The simulator's speed: slower after an episode that was lost, faster again after some that were not."""
+
+    def __init__(self, most: float, set_speed: Callable[[float], None]) -> None:
+        self._most = self.speed = most
+        self._set_speed = set_speed
+        self._good = 0
+
+    def lost(self) -> None:
+        """An episode was."""
+        self._good = 0
+        self._change(max(min(SLOWEST, self._most), SLOWER * self.speed))
+
+    def kept(self) -> None:
+        """An episode was."""
+        self._good += 1
+        if self._good >= AFTER_GOOD:
+            self._good = 0
+            self._change(min(self._most, FASTER * self.speed))
+
+    def _change(self, speed: float) -> None:
+        if speed != self.speed:
+            self.speed = speed
+            self._set_speed(speed)
 
 
 def run_demonstrations(
@@ -108,7 +142,8 @@ def run_demonstrations(
             demonstrator.await_listeners(START_S)
             before = client.status.episodes if client.status is not None else 0
             done = Demonstrations(episodes, seed, next_seed=seed)
-            _record_all(done, task, demonstrator, client, processes, advance)
+            pace = Pace(float(speed), demonstrator.set_speed)
+            _record_all(done, task, demonstrator, client, processes, pace, advance)
         processes.end()
     _add_rows(done, dataset, before)
     return done
@@ -132,13 +167,22 @@ def _record_all(
     demonstrator: Demonstrator,
     client: RecorderClient,
     processes: Processes,
+    pace: Pace,
     advance: Callable[[Demonstrations], None],
 ) -> None:
     most = done.wanted // 5 + MORE_SEEDS
     begin = time.monotonic()
     while done.saved < done.wanted:
         target = task.scene(done.next_seed).target
-        failure, sim_s = _record_one(done.next_seed, task, target, demonstrator, client, processes)
+        for repeat in range(MOST_REPEATS + 1):
+            failure, lost, sim_s = _record_one(done.next_seed, task, target, demonstrator, client, processes)
+            if not lost:
+                pace.kept()
+                break
+            done.repeated[lost] += 1
+            pace.lost()
+            if repeat == MOST_REPEATS:
+                raise NotRecorded(f"seed {done.next_seed}: the recorder lost it {repeat + 1} times: {done.line()}")
         done.next_seed += 1
         if failure:
             done.failed[failure] += 1
@@ -153,19 +197,38 @@ def _record_all(
 
 def _record_one(
     seed: int, task: Task, target: str, demonstrator: Demonstrator, client: RecorderClient, processes: Processes
-) -> tuple[str, float]:
-    """Why it is not in the dataset (empty: it is), and its simulated seconds."""
+) -> tuple[str, str, float]:
+    """Why the task was not done, why the recorder does not have it (both empty: it has), and its simulated seconds."""
     instruction = demonstrator.reset(seed, task)
     client.set_task(instruction)
-    if not client.wait_for(lambda status: status.task == instruction, START_S, processes.check):
-        raise NotRecorded(f"the recorder does not take the task {instruction!r}; see {processes.log('recorder')}")
+    # Commands of the episode before may still be on their way, and would be the first ones of this.
+    sent = demonstrator.sent
+
+    def ready(status: RecorderStatus) -> bool:
+        return bool(status.task == instruction and received_commands(status) >= sent)
+
+    if not client.wait_for(ready, START_S, processes.check):
+        raise NotRecorded(
+            f"the recorder does not take the task {instruction!r} or the commands; see {processes.log('recorder')}"
+        )
     _start_episode(client, processes)
     ending = demonstrator.run(task, target, limit_s=LIMIT_S, hold_s=HOLD_S)
     if ending.failure:
         client.call("discard_episode", alive=processes.check)
-        return ending.failure, ending.duration_s
+        return ending.failure, "", ending.duration_s
     saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
-    return "" if saved else f"recorder: {message}", ending.duration_s
+    if saved:
+        return "", "", ending.duration_s
+    # Aborted, and then this is refused; or still without a row.
+    reason = client.status.reason if client.status is not None else ""
+    client.call("discard_episode", alive=processes.check)
+    return "", reason or message, ending.duration_s
+
+
+def received_commands(status: RecorderStatus) -> int:
+    """Messages of commands that the recorder has received."""
+    counts = zip(status.stream_names, status.stream_received, strict=True)
+    return sum(int(count) for name, count in counts if name.startswith("command:"))
 
 
 def _start_episode(client: RecorderClient, processes: Processes) -> None:

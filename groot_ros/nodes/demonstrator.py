@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Pose, PoseArray
 from numpy.typing import NDArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
+from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.nodes.convert import RELIABLE_QOS, message_class, to_duration
+from groot_ros.nodes.convert import message_class, to_duration, to_time
 from groot_ros.nodes.side_node import SideNode
 from groot_ros.simulation.expert import Expert
 from groot_ros.simulation.kinematics import OutOfReach
@@ -26,13 +29,17 @@ from groot_ros.simulation.tasks import Task
 from groot_ros.srv import ResetEpisode
 
 SIMULATOR = "/groot_sim"
+SPEED = "real_time_factor"
 ANSWER_S = 30.0
 STANDS_S = 30.0  # until a new scene is seen on all topics
 SILENT_S = 10.0  # without a joint state the simulator is gone
 NEW_FRAMES = 2  # of every camera: the recorder's clock may be a little behind the first one
 SAME_PLACE_M = 0.003
+AHEAD = 5  # steps that a command is sent before it is in force: it may be that long on its way
+LATE_NS = 1_000_000_000  # that a command may be late
+MOST_STEPS = 2  # that the expert makes at once
 HEARD_BY = 2  # the simulator and the recorder
-# Deep: a busy machine may keep this thread waiting, and no joint state is to be left out.
+# Deep: a busy machine may keep threads waiting, and no joint state and no command is to be left out.
 DEEP_QOS = QoSProfile(depth=500, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -54,6 +61,9 @@ class Demonstrator(SideNode):
     Args:
         embodiment: what the simulator plays: its topics.
         alive: called while something is waited for; may raise to give up.
+
+    Attributes:
+        sent: commands published so far.
     """
 
     def __init__(self, embodiment: Embodiment, alive: Callable[[], None] = lambda: None) -> None:
@@ -63,6 +73,7 @@ class Demonstrator(SideNode):
         (output,) = embodiment.outputs.values()
         super().__init__("groot_demonstrator")
         self._alive = alive
+        self.sent = 0
         self._error: Exception | None = None
         self._expert: Expert | None = None
         self._stamp_ns = self._begin_ns = 0  # of the newest joint state, and of the first of the demonstration
@@ -72,8 +83,9 @@ class Demonstrator(SideNode):
         self._success, self._failure = False, ""
         self._done_ns: int | None = None  # since when the task is done and the expert rests
         self._frames_ns: dict[str, list[int]] = {name: [] for name in embodiment.cameras}
-        self._commands = self.node.create_publisher(JointTrajectory, output.topic, RELIABLE_QOS)
+        self._commands = self.node.create_publisher(JointTrajectory, output.topic, DEEP_QOS)
         self._point_ns = round(1e9 / max(stream.rate_hz for stream in embodiment.state_streams.values()))
+        self._parameters = self.node.create_client(SetParameters, f"{SIMULATOR}/set_parameters")
         self._reset = self.node.create_client(ResetEpisode, f"{SIMULATOR}/reset_episode")
         stream = next(iter(embodiment.state_streams.values()))
         topics: list[tuple[Any, str, Callable[[Any], None]]] = [
@@ -101,12 +113,7 @@ class Demonstrator(SideNode):
         """
         with self.changed:
             self._expert = None
-        if not self._reset.wait_for_service(ANSWER_S):
-            raise NotDemonstrated(f"{self._reset.srv_name}: not there after {ANSWER_S:.0f} s")
-        future = self._reset.call_async(ResetEpisode.Request(seed=seed, task=task.name))
-        future.add_done_callback(lambda _: self._notify())
-        self._wait(future.done, ANSWER_S, f"{self._reset.srv_name} does not answer")
-        answer = future.result()
+        answer = self._ask(self._reset, ResetEpisode.Request(seed=seed, task=task.name))
         if not answer.success:
             raise NotDemonstrated(f"{self._reset.srv_name}: {answer.message}")
         scene = task.scene(seed)
@@ -118,6 +125,13 @@ class Demonstrator(SideNode):
         begin_ns = self._cubes_ns
         self._wait(lambda: self._seen_since(begin_ns), STANDS_S, f"seed {seed}: a camera or the joints say nothing new")
         return str(answer.instruction)
+
+    def set_speed(self, factor: float) -> None:
+        """Have the simulator do so many seconds per second, at most. Raises NotDemonstrated."""
+        speed = Parameter(SPEED, value=float(factor)).to_parameter_msg()
+        for result in self._ask(self._parameters, SetParameters.Request(parameters=[speed])).results:
+            if not result.successful:
+                raise NotDemonstrated(f"{SIMULATOR}: {SPEED}: {result.reason}")
 
     def run(self, task: Task, target: str, *, limit_s: float, hold_s: float) -> Ending:
         """Do the task in the scene of the last reset.
@@ -176,19 +190,29 @@ class Demonstrator(SideNode):
         self._joints = np.array([positions[name] for name in JOINTS])
         if self._expert is None or self._failure:
             return
-        first = before_ns == self._begin_ns
+        # What a busy machine left out is not made up for: the motion stays smooth, and is later.
+        passed_ns = 0 if before_ns == self._begin_ns else min(stamp_ns - before_ns, MOST_STEPS * self._point_ns)
         try:
-            target = self._expert.step(0.0 if first else 1e-9 * (stamp_ns - before_ns), self._cubes)
+            target = self._expert.step(1e-9 * passed_ns, self._cubes)
         except OutOfReach:
             self._failure = "out_of_reach"
             return
-        self._command(target)
+        self._command(target, stamp_ns, now=passed_ns == 0)
         if self._done_ns is None and self._success and self._expert.finished:
             self._done_ns = stamp_ns
 
-    def _command(self, target: NDArray[np.float64]) -> None:
-        point = JointTrajectoryPoint(positions=target.tolist(), time_from_start=to_duration(self._point_ns))
-        self._commands.publish(JointTrajectory(joint_names=list(JOINTS), points=[point]))
+    def _command(self, target: NDArray[np.float64], stamp_ns: int, now: bool) -> None:
+        """A step, or from ``AHEAD`` of the joint state on, in a straight line: so all who hear it do so alike."""
+        point = JointTrajectoryPoint(positions=target.tolist())
+        message = JointTrajectory(joint_names=list(JOINTS), points=[point])
+        if not now:
+            message.header.stamp = to_time(stamp_ns + AHEAD * self._point_ns)
+            point.time_from_start = to_duration(self._point_ns)
+            # With an end far ahead it is not refused when it comes late after all.
+            held = JointTrajectoryPoint(positions=target.tolist(), time_from_start=to_duration(LATE_NS))
+            message.points.append(held)
+        self.sent += 1
+        self._commands.publish(message)
 
     def _on_cubes(self, message: PoseArray) -> None:
         self._cubes = {name: _pose(pose) for name, pose in zip(CUBES, message.poses, strict=True)}
@@ -214,6 +238,14 @@ class Demonstrator(SideNode):
     def _seen_since(self, begin_ns: int) -> bool:
         cameras = (len(seen) == NEW_FRAMES and seen[0] > begin_ns for seen in self._frames_ns.values())
         return self._stamp_ns > begin_ns and all(cameras)
+
+    def _ask(self, client: Client, request: Any) -> Any:
+        if not client.wait_for_service(ANSWER_S):
+            raise NotDemonstrated(f"{client.srv_name}: not there after {ANSWER_S:.0f} s")
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: self._notify())
+        self._wait(future.done, ANSWER_S, f"{client.srv_name} does not answer")
+        return future.result()
 
     def _notify(self) -> None:
         with self.changed:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import array
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
-from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Point as PointMessage
-from geometry_msgs.msg import Pose, PoseArray, Quaternion
+from geometry_msgs.msg import PoseArray
 from numpy.typing import NDArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -31,11 +30,14 @@ from groot_ros.bags.topics import EVENTS_TOPIC, INSTRUCTION_TOPIC, BagError, Top
 from groot_ros.bags.write import STORAGES, BagRecorder
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.embodiment.schema import Camera, Embodiment
+from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
+from groot_ros.nodes.convert import to_time
 from groot_ros.nodes.parameters import declare, parameter, read
 from groot_ros.nodes.runtime import EXIT_FAILED, StartError, request_stop, run
+from groot_ros.nodes.simulator_messages import image_class, image_message, pose_message
 from groot_ros.simulation.arm import CAMERAS, ArmView, SimArm
+from groot_ros.simulation.clock import SimClock
 from groot_ros.simulation.gl import NoRenderer
 from groot_ros.simulation.robot import Counters, JointReading, Outlets, Progress, SimRobot
 from groot_ros.simulation.scene import CUBES, JOINTS
@@ -49,12 +51,11 @@ CAMERA_QOS = QoSProfile(depth=5, history=HistoryPolicy.KEEP_LAST, reliability=Re
 RELIABLE_QOS = QoSProfile(depth=10, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 SIM_START_NS = 1_000_000_000  # /clock begins here: a stamp of 0 would mean "now" in a trajectory
 REPORT_S = 10.0
-JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class SimulatorParameters:
-    """Parameters of ``/groot_sim``; read once at the start."""
+    """Parameters of ``/groot_sim``; read once at the start, ``real_time_factor`` also later."""
 
     embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file: topics, rates, sizes")
     seed: int = parameter(
@@ -70,11 +71,18 @@ class SimulatorParameters:
     )
     publish_clock: bool = parameter(False, "Publish /clock, for nodes with use_sim_time; stamps are simulated time")
     real_time_factor: float = parameter(
-        1.0, "Simulated seconds per second; other than 1 needs publish_clock", minimum=0.01, maximum=10.0
+        1.0,
+        "Simulated seconds per second; a busy machine does fewer. Other than 1 needs publish_clock; may be changed",
+        minimum=0.01,
+        maximum=10.0,
     )
     bag: str = parameter("", "Record into this new rosbag2 folder; empty: do not record")
     storage: str = parameter("mcap", "Storage of the bag", choices=tuple(STORAGES))
     duration_s: float = parameter(0.0, "End after this time; 0: run until stopped", unit="s", minimum=0.0, maximum=1e6)
+
+
+SPEED = "real_time_factor"
+READ_ONCE = {item.name for item in dataclasses.fields(SimulatorParameters)} - {SPEED}
 
 
 class SimulatorNode(Node):
@@ -96,9 +104,10 @@ class SimulatorNode(Node):
             self._seed = self._options.seed
             self._task = self._own_task = find_task(self._options.task) if self._options.task else None
             self._failure = ""
+            self._sim_clock: SimClock | None = None
             self._now_ns = self._make_clock()
             self._cameras = {
-                name: self.create_publisher(_image_class(camera), camera.topic, CAMERA_QOS)
+                name: self.create_publisher(image_class(camera), camera.topic, CAMERA_QOS)
                 for name, camera in self._embodiment.cameras.items()
             }
             self._joints = [
@@ -136,25 +145,33 @@ class SimulatorNode(Node):
         if not self._options.publish_clock:
             system = Clock(clock_type=ClockType.SYSTEM_TIME)
             return lambda: int(system.now().nanoseconds)
-        begin_ns, factor = time.monotonic_ns(), self._options.real_time_factor
-        return lambda: SIM_START_NS + round((time.monotonic_ns() - begin_ns) * factor)
+        # As far as two events: the next one has to be within it.
+        lead_ns = round(2e9 / max(self._rates_hz()))
+        self._sim_clock = SimClock(SIM_START_NS, self._options.real_time_factor, lead_ns)
+        return self._sim_clock.now_ns
 
     def _make_robot(self) -> SimRobot:
         arm = SimArm(self._seed, task=self._task)
         sizes = {name: (camera.width, camera.height) for name, camera in self._embodiment.cameras.items()}
-        rates_hz = [stream.rate_hz for stream in self._embodiment.state_streams.values()]
-        frame_rates_hz = [camera.rate_hz for camera in self._embodiment.cameras.values()]
+        joint_rate_hz, camera_rate_hz = self._rates_hz()
         robot = SimRobot(
             arm,
             lambda: ArmView(arm.model, sizes, self._seed),
-            joint_rate_hz=self._options.joint_rate_hz or max(rates_hz),
-            camera_rate_hz=self._options.camera_rate_hz or max(frame_rates_hz),
+            joint_rate_hz=joint_rate_hz,
+            camera_rate_hz=camera_rate_hz,
             now_ns=self._now_ns,
             clock_rate=self._options.real_time_factor,
             outlets=Outlets(self._on_tick, self._on_joints, self._on_frame, self._on_clamped, self._on_progress),
+            wait_for_cameras=self._sim_clock is not None,
         )
         robot.failed = self._on_failure
         return robot
+
+    def _rates_hz(self) -> tuple[float, float]:
+        """Of joint states and of frames."""
+        joints = max(stream.rate_hz for stream in self._embodiment.state_streams.values())
+        frames = max(camera.rate_hz for camera in self._embodiment.cameras.values())
+        return self._options.joint_rate_hz or joints, self._options.camera_rate_hz or frames
 
     def _start_recording(self) -> None:
         if self._options.bag:
@@ -168,6 +185,7 @@ class SimulatorNode(Node):
         if self._recorder is not None:
             for topic in (INSTRUCTION_TOPIC, EVENTS_TOPIC):
                 self.create_subscription(String, topic, self._on_text(topic), RELIABLE_QOS)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(ResetEpisode, "~/reset_episode", self._on_reset_episode)
 
@@ -185,8 +203,9 @@ class SimulatorNode(Node):
     # --- from the robot's threads ------------------------------------------------------------------------------------
 
     def _on_tick(self, stamp_ns: int) -> None:
-        if self._options.publish_clock:
-            self._clock_publisher.publish(ClockMessage(clock=_time(stamp_ns)))
+        if self._sim_clock is not None:
+            self._clock_publisher.publish(ClockMessage(clock=to_time(stamp_ns)))
+            self._sim_clock.reached(stamp_ns)
 
     def _on_joints(self, reading: JointReading) -> None:
         message = JointState(
@@ -195,13 +214,13 @@ class SimulatorNode(Node):
             velocity=list(reading.velocity.values()),
             effort=list(reading.effort.values()),
         )
-        message.header.stamp = _time(reading.stamp_ns)
+        message.header.stamp = to_time(reading.stamp_ns)
         for publisher in self._joints:
             self._publish(publisher, message)
 
     def _on_frame(self, stamp_ns: int, camera: str, rgb: NDArray[np.uint8]) -> None:
-        message = _image_message(self._embodiment.cameras[camera], rgb)
-        message.header.stamp = _time(stamp_ns)
+        message = image_message(self._embodiment.cameras[camera], rgb)
+        message.header.stamp = to_time(stamp_ns)
         message.header.frame_id = f"{camera}_camera"
         self._publish(self._cameras[camera], message)
 
@@ -218,8 +237,8 @@ class SimulatorNode(Node):
             self._failures.publish(String(data=verdict.failure))
         if not math.isnan(verdict.distance_m):
             self._distance.publish(Float64(data=verdict.distance_m))
-        cubes = PoseArray(poses=[_pose(progress.cubes[name]) for name in CUBES])
-        cubes.header.stamp = _time(progress.stamp_ns)
+        cubes = PoseArray(poses=[pose_message(progress.cubes[name]) for name in CUBES])
+        cubes.header.stamp = to_time(progress.stamp_ns)
         cubes.header.frame_id = "base"
         self._cubes.publish(cubes)
 
@@ -259,6 +278,17 @@ class SimulatorNode(Node):
                 self._recorder.write(topic, serialize_message(message), self._now_ns())
 
         return receive
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Only the speed may change, and only of a clock that is the simulator's own."""
+        for one in parameters:
+            if one.name in READ_ONCE or (one.name == SPEED and self._sim_clock is None):
+                return SetParametersResult(reason=f"'{one.name}' is read once at the start")
+        for one in parameters:
+            if one.name == SPEED and self._sim_clock is not None and self._robot is not None:
+                self._sim_clock.set_factor(float(one.value))
+                self._robot.clock_rate = float(one.value)
+        return SetParametersResult(successful=True)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = True, self._begin(self._seed + 1, self._task)
@@ -320,41 +350,6 @@ def _check(embodiment: Embodiment, parameters: SimulatorParameters) -> None:
     unknown = sorted(set(embodiment.action_joints) - set(JOINTS))
     if unknown:
         raise ValueError(f"{name}: the simulated arm has the joints {', '.join(JOINTS)}, but not {', '.join(unknown)}")
-
-
-def _image_class(camera: Camera) -> type[Any]:
-    return CompressedImage if camera.type.endswith("CompressedImage") else Image
-
-
-def _image_message(camera: Camera, rgb: NDArray[np.uint8]) -> Image | CompressedImage:
-    """RGB pixels as the YAML says that the driver sends them: JPEG, or rgb8 or bgr8 by the first encoding listed."""
-    if camera.type.endswith("CompressedImage"):
-        done, jpeg = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        if not done:
-            raise RuntimeError(f"{camera.topic}: OpenCV could not encode a JPEG")
-        return CompressedImage(format="jpeg", data=_bytes(jpeg))
-    encoding = "bgr8" if camera.encodings[0] == "bgr8" else "rgb8"
-    if encoding == "bgr8":
-        rgb = np.ascontiguousarray(rgb[:, :, ::-1])
-    height, width, _ = rgb.shape
-    return Image(height=height, width=width, encoding=encoding, step=3 * width, data=_bytes(rgb))
-
-
-def _bytes(pixels: NDArray[np.uint8]) -> array.array[int]:
-    """What rclpy takes without looking at every byte: an ndarray or a list here costs 50 ms and more."""
-    data = array.array("B")
-    data.frombytes(memoryview(pixels.data).cast("B"))
-    return data
-
-
-def _time(stamp_ns: int) -> Time:
-    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-
-
-def _pose(pose: NDArray[np.float64]) -> Pose:
-    """Of position (m) and quaternion w, x, y, z [7]."""
-    x, y, z, qw, qx, qy, qz = pose.tolist()
-    return Pose(position=PointMessage(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
 def _nanoseconds(value: Any) -> int:

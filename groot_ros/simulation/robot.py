@@ -16,6 +16,7 @@ from groot_ros.simulation.schedule import Schedule
 from groot_ros.simulation.tasks import Task, Verdict
 from groot_ros.simulation.trajectory import Point, TrajectoryFollower
 
+HISTORY_NS = 1_000_000_000  # of commands
 PROGRESS_NS = 100_000_000  # from one report on the task to the next
 MAX_STEP_NS = 200_000_000  # physics never advances by more at once, whatever the clock does
 
@@ -95,6 +96,8 @@ class SimRobot:
         now_ns: the robot's clock.
         clock_rate: seconds of ``now_ns`` per second of waiting.
         outlets: where readings go.
+        wait_for_cameras: physics waits when the renderer is too slow, instead of leaving frames out; for a clock that
+            waits for physics.
     """
 
     def __init__(
@@ -107,20 +110,23 @@ class SimRobot:
         now_ns: Callable[[], int],
         clock_rate: float,
         outlets: Outlets,
+        wait_for_cameras: bool = False,
     ) -> None:
         self.counters = Counters()
         self._arm = arm
         self._make_view = make_view
         self._now_ns = now_ns
-        self._clock_rate = clock_rate
+        self.clock_rate = clock_rate
         self._outlets = outlets
+        self._wait_for_cameras = wait_for_cameras
         self._rates_hz = (joint_rate_hz, camera_rate_hz)
         self._period_ns = round(1e9 / joint_rate_hz)
         # Whoever holds `_saying` or `_showing` may hand out what belongs to the present scene: joint readings and
         # progress, or frames. `_lock` guards the arm and what it follows. A reset takes all three, in this order.
         self._saying, self._showing, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._scene = 0
-        self._follower = TrajectoryFollower(arm.joints, list(arm.positions().values()))
+        # Physics may be behind the clock, and then asks what was commanded before the newest arrivals.
+        self._follower = TrajectoryFollower(arm.joints, list(arm.positions().values()), history_ns=HISTORY_NS)
         self._last_ns: int | None = None
         self._physics_ns = 0
         self._progress_ns: int | None = None
@@ -186,7 +192,7 @@ class SimRobot:
         while not self._stop.is_set():
             event = schedule.take(self._now_ns())
             if event is None:
-                self._stop.wait(1e-9 * (schedule.upcoming_ns() - self._now_ns()) / self._clock_rate)
+                self._stop.wait(1e-9 * (schedule.upcoming_ns() - self._now_ns()) / self.clock_rate)
                 continue
             self._outlets.tick(event.due_ns)
             with self._saying:
@@ -232,10 +238,12 @@ class SimRobot:
 
     def _ask_for_frame(self, stamp_ns: int, state: NDArray[np.float64]) -> None:
         with self._frame_wanted:
-            if self._frame is not None:
+            if self._wait_for_cameras:
+                self._frame_wanted.wait_for(lambda: self._frame is None or self._stop.is_set())
+            elif self._frame is not None:
                 self.counters.dropped += 1
             self._frame = (self._scene, stamp_ns, state)
-            self._frame_wanted.notify()
+            self._frame_wanted.notify_all()
 
     def _cameras(self) -> None:
         try:
@@ -251,6 +259,7 @@ class SimRobot:
                     if self._stop.is_set() or self._frame is None:
                         return
                     (scene, stamp_ns, state), self._frame = self._frame, None
+                    self._frame_wanted.notify_all()
                 begin = time.perf_counter()
                 images = {camera: view.render(state, camera) for camera in view.cameras}
                 self.counters.render_s += time.perf_counter() - begin
