@@ -17,7 +17,7 @@ class EvaluatorParameters:
     output: str = parameter("", "New folder for report, episodes and videos; required")
     resume: bool = parameter(False, "Go on with the evaluation in output: play the seeds that are missing")
     embodiment: str = parameter("sim_arm", "Robot whose camera is filmed: name in config/embodiments, or YAML file")
-    episodes: int = parameter(100, "How many", unit="episodes", minimum=1, maximum=100000)
+    episodes: int = parameter(100, "How many to play", unit="episodes", minimum=1, maximum=100000)
     seed: int = parameter(0, "Seed of the first one; each takes the next", minimum=0, maximum=2**31 - 1)
     task: str = parameter("", "For the reset service; empty: the simulator's own")
     instruction: str = parameter("", "Given to the policy; empty: what the reset answers, else what the policy has")

@@ -23,7 +23,8 @@ BENCHMARKS = [
     *("benchmark node", "benchmark load", "benchmark control", "benchmark continuity"),
     *("benchmark recorder", "benchmark recorder-hour"),
 ]
-COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *BENCHMARKS]
+LEARNING = ["open-loop", "evaluate"]
+COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *LEARNING, *BENCHMARKS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

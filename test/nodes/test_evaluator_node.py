@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import json
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 from sim_process import WAIT_S, NodeProcess
 from std_msgs.msg import Bool, Float64, String
@@ -115,7 +117,7 @@ class Stage(SideNode):
 
 def evaluator(robot: Path, output: Path, **more: object) -> NodeProcess:
     given = {"embodiment": str(robot), "output": str(output), "task": "reach", "episodes": 4, "time_limit_s": 60.0}
-    return NodeProcess(COMMAND, **given, **more)
+    return NodeProcess(COMMAND, **{**given, **more})
 
 
 def outcomes(output: Path) -> dict[int, str]:
@@ -165,3 +167,27 @@ def test_what_cannot_begin_is_said_in_one_message(robot_yaml: Path, tmp_path: Pa
         code, _ = process.end()
     assert code == 2 and "Traceback" not in process.output
     assert "parameter 'task': expected none, for std_srvs/srv/Trigger takes none, found 'reach'" in process.output
+
+
+def test_the_task_node_of_the_docs_serves_an_evaluation(robot_yaml: Path, tmp_path: Path) -> None:
+    """The page's node as it stands there judges; the stage is robot and policy."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "task.py").write_text(code, encoding="utf-8")
+    topics = {"reset_service": "/task/reset_episode", "success_topic": "/task/success", "failure_topic": ""}
+    with Stage(robot_yaml, {}) as stage, NodeProcess([str(tmp_path / "task.py")]):
+        cube = stage.node.create_publisher(PoseStamped, "/cube/pose", RELIABLE_QOS)
+        lifted = PoseStamped()
+        lifted.pose.position.z = 0.2
+
+        def lift() -> None:  # while the policy runs, and not before
+            if stage.state == PolicyStatus.RUNNING:
+                cube.publish(lifted)
+
+        stage.node.create_timer(0.05, lift)
+        output = tmp_path / "out"
+        with evaluator(robot_yaml, output, **topics, episodes=1, videos="none") as process:
+            status, _ = process.end()
+    assert status == 0, process.output
+    (episode,) = read_episodes(output)
+    assert (episode.outcome, episode.instruction, episode.video) == ("success", "lift the cube", None)
