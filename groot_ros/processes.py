@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -79,6 +80,14 @@ class Processes:
             if name != but and process.poll() is not None:
                 tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
                 raise ProcessDied(f"{name} ended with code {process.returncode}; the end of {self.log(name)}:\n{tail}")
+
+    def end_first(self, name: str) -> None:
+        """End one process before the others, which it may still need for that; at most ``END_S``."""
+        process = self._running[name]
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):  # then it is ended with the others
+                process.wait(END_S)
 
     def end(self) -> dict[str, int]:
         """End all, last started first; return the exit codes (negative: killed by that signal)."""

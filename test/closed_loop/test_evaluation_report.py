@@ -233,3 +233,5 @@ def test_the_picture_shows_outcomes_and_episodes(folder: EvaluationFolder) -> No
     green = (abs(strip - (0x43, 0xA0, 0x2E)).sum(axis=2) < 30).sum()
     red = (abs(strip - (0x41, 0x45, 0xD6)).sum(axis=2) < 30).sum()
     assert green > 40 * red > 0  # 69 to 1
+    for one in (films[0], dataclasses.replace(films[1], video=None)):  # none failed, none succeeded
+        draw_evaluation(path, folder.path, summarize_episodes([one], 1), [one], "reach", 10.0)

@@ -86,15 +86,15 @@ def _draw_times(part: Figure, episodes: Sequence[Episode], summary: EvaluationSu
     right.set_ylim(len(reasons) - 0.5 - max(4, len(reasons)), len(reasons) - 0.5)
     right.set_title("failures by reason", fontsize=10, loc="left")
     for axis, there in ((left, times), (right, reasons)):
-        if not there:
+        if there:
+            axis.locator_params(axis="y" if axis is left else "x", integer=True)
+        else:
             axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=INK)
             axis.set_yticks([])
     for axis in (left, right):
         axis.tick_params(labelsize=9)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
-    for values in (left.yaxis, right.xaxis):
-        values.get_major_locator().set_params(integer=True)
 
 
 def _draw_films(part: Figure, folder: Path, shown: Sequence[Episode]) -> None:

@@ -96,7 +96,10 @@ def run_evaluation(request: Request, console: Console, command: str = "") -> Eva
     try:
         with _stoppable(), Processes(request.output / "logs", _environment(request)) as processes:
             _start(request, robot, processes)
-            _follow(request, processes, console)
+            try:
+                _follow(request, processes, console)
+            finally:
+                processes.end_first("evaluator")  # while the policy is there to be stopped
     except KeyboardInterrupt as caught:
         note, error = "stopped by a signal", caught
     except (ProcessDied, Interrupted) as caught:
