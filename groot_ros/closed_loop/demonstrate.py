@@ -33,6 +33,8 @@ HOLD_S = 0.3  # simulated time that is recorded after the task is done
 MORE_SEEDS = 10  # beside a fifth of the episodes: so many may fail
 # A recorder that is kept from its work by others loses samples at a high speed, not at a low one.
 SLOWER, SLOWEST, FASTER, AFTER_GOOD = 0.7, 0.5, 1.2, 5
+MISSING_ROWS = 3  # at both ends together: up to the first command's tick, and what is not settled at the end
+LATE_COMMANDS = 8
 MOST_REPEATS = 8  # of one scene
 
 
@@ -216,13 +218,31 @@ def _record_one(
     if ending.failure:
         client.call("discard_episode", alive=processes.check)
         return ending.failure, "", ending.duration_s
-    saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
-    if saved:
-        return "", "", ending.duration_s
-    # Aborted, and then this is refused; or still without a row.
-    reason = client.status.reason if client.status is not None else ""
-    client.call("discard_episode", alive=processes.check)
-    return "", reason or message, ending.duration_s
+    # What it has recorded is looked at before it is kept.
+    client.call("pause", True, alive=processes.check)
+    lost = not_kept(client.status, demonstrator.sent, ending.duration_s * demonstrator.step_hz)
+    if not lost:
+        saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
+        if saved:
+            return "", "", ending.duration_s
+        lost = message
+    client.call("discard_episode", alive=processes.check)  # refused when it is aborted already
+    return "", lost, ending.duration_s
+
+
+def not_kept(status: RecorderStatus | None, sent: int, steps: float) -> str:
+    """Why the recorder, paused now, does not have the episode as it was; empty: it has.
+
+    Args:
+        status: of the recorder.
+        sent: commands published.
+        steps: of the dataset, that the demonstration took.
+    """
+    if status is None or status.reason:
+        return status.reason if status is not None else "no status"
+    if status.rows < steps - MISSING_ROWS:
+        return "rows_missing"
+    return "commands_late" if received_commands(status) < sent - LATE_COMMANDS else ""
 
 
 def received_commands(status: RecorderStatus) -> int:

@@ -63,6 +63,7 @@ class Demonstrator(SideNode):
         alive: called while something is waited for; may raise to give up.
 
     Attributes:
+        step_hz: of the embodiment.
         sent: commands published so far.
     """
 
@@ -73,6 +74,7 @@ class Demonstrator(SideNode):
         (output,) = embodiment.outputs.values()
         super().__init__("groot_demonstrator")
         self._alive = alive
+        self.step_hz = embodiment.step_hz
         self.sent = 0
         self._error: Exception | None = None
         self._expert: Expert | None = None
