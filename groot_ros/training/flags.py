@@ -37,6 +37,7 @@ REFERENCE: dict[str, tuple[Any, Any, Any]] = {
     "weight_decay": (1e-5, 1e-5, 1e-5),
     "warmup_ratio": (0.05, 0.05, 0.05),
     "adam_beta1": (0.95, 0.9, 0.9),
+    "adam_beta2": (0.999, 0.999, 0.999),
     "max_steps": (10000, 10000, 10000),
     "save_steps": (1000, 1000, 1000),
     "save_total_limit": (5, 5, 5),
@@ -85,7 +86,7 @@ _SAME_ON_RESUME = (
     *("base_model_path", "dataset_path", "embodiment", "embodiment_tag", "tune_llm", "tune_visual", "tune_projector"),
     *("tune_diffusion_model", "tune_vlln", "tune_top_llm_layers", "lora_rank", "lora_alpha", "lora_dropout"),
     *("lora_full_model", "state_dropout_prob", "random_rotation_angle", "color_jitter_params", "global_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "weight_decay", "warmup_ratio", "adam_beta1", "optim"),
+    *("gradient_accumulation_steps", "learning_rate", "weight_decay", "warmup_ratio", "adam_beta1", "adam_beta2", "optim"),
     *(
         "lr_scheduler_type",
         "max_grad_norm",
@@ -157,6 +158,7 @@ class FinetuneFlags:
     weight_decay: float = _flag(1e-5, "Weight decay; none on biases and norms.")
     optim: str = _flag("adamw_torch", "Optimizer, as transformers names it.")
     adam_beta1: float | None = _flag(None, "First beta of AdamW.")
+    adam_beta2: float = _flag(0.999, "Second beta of AdamW.")
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
     seed: int = _flag(42, "Seed of samples, noise and dropout.")
     bf16: bool | None = _flag(None, "Autocast to bfloat16; weights that are trained stay float32. Default: on a GPU.")
@@ -199,7 +201,7 @@ class FinetuneFlags:
             **dict.fromkeys(("noise_draws", "shard_size", "logging_steps", "num_gpus"), (1, 1e9)),
             **dict.fromkeys(("lora_rank", "dataloader_num_workers", "torch_threads", "tune_top_llm_layers"), (0, 1e6)),
             **dict.fromkeys(("global_batch_size", "batch_size", "lora_alpha"), (1, 1e9)),
-            **dict.fromkeys(("state_dropout_prob", "lora_dropout", "warmup_ratio", "adam_beta1"), (0.0, 1.0)),
+            **dict.fromkeys(("state_dropout_prob", "lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"), (0.0, 1.0)),
             **dict.fromkeys(("weight_decay", "frame_cache_gb", "max_grad_norm"), (0.0, 1e9)),
             **{"learning_rate": (1e-12, 100.0), "episode_sampling_rate": (1e-6, 1.0), "seed": (0, 2**32 - 1)},
         }

@@ -27,7 +27,7 @@ from groot_ros.training.parts import TrainingModel, decay_groups
 from groot_ros.training.resume import load_weights
 from groot_ros.training.schedule import rank_draws
 
-BETA2, EPSILON = 0.999, 1e-8
+EPSILON = 1e-8
 
 
 def training_arguments(flags: FinetuneFlags, deepspeed: Path | None = None) -> TrainingArguments:
@@ -48,7 +48,7 @@ def training_arguments(flags: FinetuneFlags, deepspeed: Path | None = None) -> T
         "learning_rate": flags.learning_rate,
         "weight_decay": flags.weight_decay,
         "adam_beta1": flags.adam_beta1,
-        "adam_beta2": BETA2,
+        "adam_beta2": flags.adam_beta2,
         "adam_epsilon": EPSILON,
         "max_grad_norm": flags.max_grad_norm,
         "lr_scheduler_type": flags.lr_scheduler_type,
