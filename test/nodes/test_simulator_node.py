@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -112,6 +114,14 @@ class TestRunning:
         assert list(joints[-1].position) == pytest.approx(goal, abs=0.02)
         publisher.publish(trajectory(gripper=3.0))
         sim.wait_for("clamped: gripper")
+
+    def test_parameters_are_read_once(self, sim: NodeProcess, listener: Listener) -> None:
+        for name, value in (("seed", 9), ("real_time_factor", 2.0)):  # its clock is the system's
+            parameter = Parameter(name, value=value).to_parameter_msg()
+            answer = listener.call(SetParameters, "/groot_sim/set_parameters", parameters=[parameter])
+            assert [(r.successful, r.reason) for r in answer.results] == [
+                (False, f"'{name}' is read once at the start")
+            ]
 
     def test_reset_takes_the_next_seed(self, sim: NodeProcess, listener: Listener) -> None:
         joints = listener.listen(JointState, "/joint_states")
