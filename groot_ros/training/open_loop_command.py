@@ -157,18 +157,24 @@ def _print(report: OpenLoopReport, console: Console) -> None:
         f"episodes, {report.execution_horizon} per chunk"
     )
     table = Table(title=title, title_justify="left")
-    for name in ("key", "joint", "unit"):
-        table.add_column(name, overflow="fold")
+    table.add_column("key, joint", overflow="fold")
+    table.add_column("unit")
     for name in ("MSE", "mean |e|", "max |e|", "kept still"):
         table.add_column(name, justify="right")
-    keys = report.key_errors()
-    for error in report.column_errors():
-        numbers = (error.mse, error.mae, error.max_abs, error.held_mae)
-        table.add_row(error.key, error.name, error.unit, *(f"{value:.4g}" for value in numbers))
+    errors = report.column_errors()
+    for key, mean in report.key_errors().items():
+        table.add_row(key, "", *_digits(mean.mse, mean.mae), "", *_digits(mean.held_mae), style="bold")
+        for error in (error for error in errors if error.key == key):
+            numbers = _digits(error.mse, error.mae, error.max_abs, error.held_mae)
+            table.add_row(f"  {error.name}", error.unit, *numbers)
     table.add_section()
-    for key, mean in {**keys, "all": report.mean_error()}.items():
-        table.add_row(key, "", "", f"{mean.mse:.4g}", f"{mean.mae:.4g}", "", f"{mean.held_mae:.4g}")
+    mean = report.mean_error()
+    table.add_row("all", "", *_digits(mean.mse, mean.mae), "", *_digits(mean.held_mae))
     console.print(table)
     latency = report.latency_s
     if latency.p50 is not None and latency.p95 is not None:
         console.print(f"latency p50 {1e3 * latency.p50:.1f} ms, p95 {1e3 * latency.p95:.1f} ms")
+
+
+def _digits(*values: float) -> list[str]:
+    return [f"{value:.3g}" for value in values]

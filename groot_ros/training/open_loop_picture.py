@@ -20,7 +20,7 @@ from groot_ros.training.open_loop_report import ColumnError, OpenLoopReport
 RECORDED, PREDICTED, START = "#1f2933", "#e07a1f", "#cbd2d9"
 _ROW_INCHES = 1.25
 # Least height of an axis, so that what hardly moves looks so.
-_LEAST = {"rad": 0.05, "deg": 3.0, "m": 0.01, "mm": 10.0, "percent": 3.0, "signed_percent": 6.0}
+_LEAST = {"rad": 0.1, "deg": 6.0, "m": 0.02, "mm": 20.0, "percent": 5.0, "signed_percent": 10.0}
 
 
 def draw_episode(report: OpenLoopReport, run: EpisodeRun, path: Path) -> None:
