@@ -118,6 +118,9 @@ def make_checkpoint(
 def sim(
     embodiment: EmbodimentOption = "sim_arm",
     seed: Annotated[int, typer.Option(help="Seed of the scene.")] = 0,
+    task: Annotated[
+        str, typer.Option(help="What is judged: reach_one, reach, push or pick, with :red or :blue for one cube only.")
+    ] = "",
     clock: Annotated[bool, typer.Option("--clock", help="Publish /clock, for nodes with use_sim_time.")] = False,
     bag: Annotated[Path | None, typer.Option(help="Record everything into a new rosbag2 directory.")] = None,
     storage: Annotated[Storage, typer.Option(help="Storage of --bag.")] = Storage.mcap,
@@ -125,13 +128,18 @@ def sim(
 ) -> None:
     """Run the simulated arm as node /groot_sim.
 
-    Example: [bold]groot-ros sim --bag /tmp/run --duration 20[/bold]
+    Examples:
+
+    [bold]groot-ros sim --bag /tmp/run --duration 20[/bold]
+
+    [bold]groot-ros sim -e sim_tabletop --task reach:blue[/bold]
     """
     from groot_ros.nodes.simulator import main as simulator_main
 
     parameters: dict[str, Any] = {
         "embodiment": embodiment,
         "seed": seed,
+        "task": task,
         "publish_clock": clock,
         "bag": str(bag or ""),
         "storage": storage.value,

@@ -327,14 +327,14 @@ def test_the_table_of_the_docs_says_what_moves_today() -> None:
             break
         file, _, moves_today, *_ = (cell.strip() for cell in line.strip("|").split("|"))
         said.update(dict.fromkeys(re.findall(r"`(\w+)`", file), moves_today))
-    assert set(said) == {*ROBOTS, "sim_arm"}
+    assert set(said) == {*ROBOTS, "sim_arm", "sim_tabletop"}
     names = {"n1d5": "N1.5", "n1d6": "N1.6", "n1d7": "N1.7"}
     for robot in ROBOTS:
         listed = embodiment_generations(robot)
         moves = [name for name in listed if (robot, name) not in DRY_RUN_ONLY]
         expected = "yes" if moves == [*listed] else ", ".join(names[name] for name in moves) or "dry run only"
         assert said[robot] == expected, robot
-    assert said["sim_arm"] == "yes"
+    assert said["sim_arm"] == said["sim_tabletop"] == "yes"
 
 
 # Numbers of state and action that NVIDIA's checkpoints have room for (padded to these).

@@ -365,7 +365,7 @@ def test_merged_mappings_keep_their_lines(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(EmbodimentError, match=r"found 'so10' .*did you mean 'so101'\?") as caught:
         load_embodiment("so10")
-    assert "sim_arm, so100, so101" in str(caught.value)
+    assert "sim_arm, sim_tabletop, so100, so101" in str(caught.value)
 
 
 def test_a_folder_and_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.simulation.clock import SimClock
@@ -42,6 +42,7 @@ def test_waits_for_the_simulation_and_does_not_catch_up() -> None:
     assert clock.now_ns() == 70 * MS
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.booleans()), max_size=60), st.floats(0.01, 10.0))
 def test_never_goes_back_and_never_too_far(steps: list[tuple[int, bool]], factor: float) -> None:
     steady = Steady()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.embodiment.load import load_embodiment
@@ -28,6 +28,7 @@ def arm() -> Iterator[SimArm]:
     made.close()
 
 
+@settings(deadline=None)
 @given(
     radius=st.floats(0.13, 0.34), bearing=st.floats(-0.6, 0.6), height=st.floats(0.015, 0.10), roll=st.floats(-1.0, 1.0)
 )
