@@ -50,6 +50,7 @@ SUCCESS_VIDEOS = 3
 ANSWER_S = 10.0  # a service of the policy node
 HALT_S = 0.6  # the same on the way out, twice: of the 1.8 s that a process has to end
 END_S = 1.5
+ALONE_S = 5.0  # what has just ended is still seen for a moment
 
 
 class Cancelled(Exception):
@@ -119,7 +120,9 @@ class EvaluatorNode(Node):
         return ask(self._policy_calls[service], None, ANSWER_S, self._alive)
 
     def reset(self, seed: int, task: str) -> ResetAnswer:
-        """Change the scene. Raises TimeoutError, Cancelled."""
+        """Change the scene. Raises TimeoutError, Cancelled, and Interrupted when more than one robot is heard."""
+        if not self.wait(lambda: not self._crowded(), ALONE_S):
+            raise Interrupted(f"{self._crowded()}: is there another simulator or policy in this ROS_DOMAIN_ID?")
         request = self._reset_call.srv_type.Request()
         self._reset_kind.fill(request, seed, task)
         return self._reset_kind.read(answer(self._reset_call, request, self._options.reset_timeout_s, self._alive))
@@ -159,6 +162,14 @@ class EvaluatorNode(Node):
             ask(self._policy_calls["stop"], None, HALT_S)
         except Exception as error:  # nothing may hide why this is called
             self.get_logger().error(f"the policy could not be told to stop: {error}")
+
+    def _crowded(self) -> str:
+        """A topic that several publish, and nobody can tell whose verdict it is then; empty: there is none."""
+        for topic in (self._options.success_topic, f"{self._options.policy}/status"):
+            count = self.count_publishers(topic)
+            if count > 1:
+                return f"{topic}: expected one publisher, found {count}"
+        return ""
 
     def _alive(self) -> None:
         if self._cancelled:

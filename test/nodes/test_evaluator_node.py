@@ -191,3 +191,14 @@ def test_the_task_node_of_the_docs_serves_an_evaluation(robot_yaml: Path, tmp_pa
     assert status == 0, process.output
     (episode,) = read_episodes(output)
     assert (episode.outcome, episode.instruction, episode.video) == ("success", "lift the cube", None)
+
+
+def test_two_simulators_in_one_domain_are_not_evaluated(robot_yaml: Path, tmp_path: Path) -> None:
+    impatient = "import groot_ros.nodes.evaluator as e; e.ALONE_S = 0.5; raise SystemExit(e.main())"
+    with Stage(robot_yaml, {0: "success"}) as stage:
+        stage.node.create_publisher(Bool, "/groot_sim/success", RELIABLE_QOS)
+        given = {"embodiment": str(robot_yaml), "output": str(tmp_path / "out"), "videos": "none"}
+        with NodeProcess(["-c", impatient], **given) as process:
+            status, _ = process.end()
+    assert status == 1 and "groot_sim/success: expected one publisher, found 2" in process.output
+    assert "start" not in stage.log and stage.log[-1] == "stop"
