@@ -41,9 +41,9 @@ def register(app: typer.Typer) -> None:
     app.command("open-loop")(open_loop)
 
 
-def _with_hyphens(token: str) -> str:
+def _with_hyphens(name: str) -> str:
     """NVIDIA's launchers take --tune_llm as well as --tune-llm."""
-    return token.replace("_", "-") if token.startswith("--") else token
+    return name.replace("_", "-")
 
 
 def _finetune(**values: Any) -> None:
@@ -142,13 +142,13 @@ def open_loop(
             output,
             episodes=episodes,
             execution_horizon=execution_horizon,
-            steps=steps,
-            instruction=instruction or None,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            tokenizer=tokenizer or None,
-            match_reference_bf16=match_reference_bf16,
-            denoising_steps=denoising_steps,
+            options={"steps": steps, "instruction": instruction or None, "seed": seed},
+            policy_options={
+                "device": device,
+                "dtype": dtype,
+                "tokenizer": tokenizer or None,
+                "num_steps": denoising_steps,
+                "match_reference_bf16": match_reference_bf16,
+            },
             console=console,
         )

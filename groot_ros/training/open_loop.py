@@ -38,6 +38,23 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How a policy is evaluated.
+
+    Attributes:
+        execution_horizon: rows of each chunk that count, 1 to the chunk's length; then comes the next observation.
+        steps: at most so many rows of an episode; None: all.
+        instruction: in place of the recorded ones.
+        seed: each chunk's noise is drawn by seed, episode and row.
+    """
+
+    execution_horizon: int
+    steps: int | None = None
+    instruction: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class EpisodeRun:
     """What was predicted for an episode, in the order of ``columns_of``.
 
@@ -139,41 +156,34 @@ def run_episode(
     episode: Episode,
     embodiment: Embodiment,
     policy: Policy,
-    *,
-    execution_horizon: int,
-    steps: int | None = None,
-    instruction: str | None = None,
-    seed: int = 0,
+    options: Options,
     progress: Progress | None = None,
 ) -> EpisodeRun:
     """Predict an episode chunk by chunk.
 
     Args:
-        execution_horizon: rows of each chunk that count, 1 to the chunk's length; then comes the next observation.
-        steps: at most so many rows; None: all.
-        instruction: in place of the recorded ones.
-        seed: each chunk's noise is drawn by seed, episode and row.
         progress: called with rows done and in all.
 
     Raises:
-        TrainingError: ``execution_horizon`` is out of range.
+        TrainingError: ``options.execution_horizon`` is out of range.
         DatasetError: a picture cannot be read.
         ProcessorError: the policy refuses an observation.
     """
+    execution_horizon = options.execution_horizon
     check_execution_horizon(embodiment, execution_horizon)
-    rows = episode.length if steps is None else min(steps, episode.length)
+    rows = episode.length if options.steps is None else min(options.steps, episode.length)
     recorded = np.concatenate(
         [dataset.vector(episode, "action", key).astype(np.float64) for key in embodiment.action], axis=1
     )
     predicted, held = np.full((rows, recorded.shape[1]), np.nan), np.empty((rows, recorded.shape[1]))
-    source = _Observations(dataset, episode, embodiment, instruction)
+    source = _Observations(dataset, episode, embodiment, options.instruction)
     starts = range(0, rows, execution_horizon)
     told: list[str] = []
     latencies = []
     for row in starts:
         observation = source.at(row)
         begin = time.perf_counter()
-        chunk = policy.act(observation, seed=_noise_seed(seed, episode.index, row))
+        chunk = policy.act(observation, seed=_noise_seed(options.seed, episode.index, row))
         latencies.append(time.perf_counter() - begin)
         end = min(row + execution_horizon, rows)
         predicted[row:end] = _joined(chunk.actions, embodiment)[: end - row]

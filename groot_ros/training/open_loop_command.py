@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +15,7 @@ from groot_ros.embodiment.schema import Embodiment
 from groot_ros.policy.base import Policy
 from groot_ros.policy.generation import embodiment_for
 from groot_ros.training.episodes import TrainingDataset, open_training_dataset
-from groot_ros.training.open_loop import check_dataset, check_execution_horizon, columns_of, run_episode
+from groot_ros.training.open_loop import Options, check_dataset, check_execution_horizon, columns_of, run_episode
 from groot_ros.training.open_loop_report import OpenLoopReport
 
 REPORT = "report.json"
@@ -27,14 +29,8 @@ def open_loop_command(
     *,
     episodes: str,
     execution_horizon: int | None,
-    steps: int | None,
-    instruction: str | None,
-    seed: int,
-    device: str,
-    dtype: str,
-    tokenizer: str | None,
-    match_reference_bf16: bool,
-    denoising_steps: int | None,
+    options: Mapping[str, Any],
+    policy_options: Mapping[str, Any],
     console: Console,
 ) -> OpenLoopReport:
     """Evaluate ``checkpoint`` (a directory or a hub id), print a summary, and write ``output``: a folder, made if new.
@@ -42,8 +38,8 @@ def open_loop_command(
     Args:
         episodes: numbers and ranges; empty: the first five.
         execution_horizon: None: half a chunk.
-
-    ``device``, ``dtype``, ``tokenizer``, ``match_reference_bf16`` and ``denoising_steps`` are those of ``LocalPolicy``.
+        options: the other members of ``Options``.
+        policy_options: arguments of ``LocalPolicy``.
 
     Raises:
         DatasetError, TrainingError, EmbodimentError, CheckpointError, ProcessorError, ValueError, OSError: each says
@@ -61,65 +57,40 @@ def open_loop_command(
     from groot_ros.policy.local import LocalPolicy  # imports torch
 
     with console.status(f"loading {checkpoint}"):
-        policy = LocalPolicy(
-            checkpoint,
-            embodiment,
-            device=device,
-            dtype=dtype,
-            tokenizer=tokenizer,
-            num_steps=denoising_steps,
-            match_reference_bf16=match_reference_bf16,
-        )
-    report = evaluate(
-        dataset,
-        embodiment,
-        policy,
-        str(checkpoint),
-        output,
-        episodes=chosen,
+        policy = LocalPolicy(checkpoint, embodiment, **policy_options)
+    choice = Options(execution_horizon=horizon, **options)
+    report = OpenLoopReport(
+        dataset=str(dataset.root),
+        checkpoint=str(checkpoint),
+        embodiment=embodiment.name,
+        fps=dataset.fps,
         execution_horizon=horizon,
-        steps=steps,
-        instruction=instruction,
-        seed=seed,
+        seed=choice.seed,
+        columns=columns_of(embodiment),
+        runs=[],
         notices=notices,
-        console=console,
     )
+    _evaluate(report, dataset, chosen, embodiment, policy, choice, output, console)
     _print(report, console)
     console.print(f"report and pictures: {output / REPORT}", soft_wrap=True)
     return report
 
 
-def evaluate(
+def _evaluate(
+    report: OpenLoopReport,
     dataset: TrainingDataset,
+    episodes: list[int],
     embodiment: Embodiment,
     policy: Policy,
-    checkpoint: str,
+    options: Options,
     output: Path,
-    *,
-    episodes: list[int],
-    execution_horizon: int,
-    steps: int | None,
-    instruction: str | None,
-    seed: int,
-    notices: list[str],
     console: Console,
-) -> OpenLoopReport:
-    """Run ``episodes`` with a progress bar, and write report and pictures; see ``run_episode``."""
+) -> None:
+    """Run ``episodes`` with a progress bar into ``report``, and write it and the pictures."""
     from groot_ros.training.open_loop_picture import draw_episode  # imports matplotlib
 
     lengths = [dataset.episode(index).length for index in episodes]
-    rows = [length if steps is None else min(length, steps) for length in lengths]
-    report = OpenLoopReport(
-        dataset=str(dataset.root),
-        checkpoint=checkpoint,
-        embodiment=embodiment.name,
-        fps=dataset.fps,
-        execution_horizon=execution_horizon,
-        seed=seed,
-        columns=columns_of(embodiment),
-        runs=[],
-        notices=notices,
-    )
+    rows = [length if options.steps is None else min(length, options.steps) for length in lengths]
     bar_columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     with Progress(*bar_columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("", total=sum(rows))
@@ -131,10 +102,7 @@ def evaluate(
                 dataset.episode(index),
                 embodiment,
                 policy,
-                execution_horizon=execution_horizon,
-                steps=steps,
-                instruction=instruction,
-                seed=seed,
+                options,
                 progress=lambda row, _, done=done: bar.update(task, completed=done + row),  # type: ignore[misc]
             )
             picture = output / f"episode_{index:06d}.png"
@@ -142,7 +110,6 @@ def evaluate(
             report.runs.append(run)
             report.pictures[index] = picture.name
             report.to_json(output / REPORT)  # what was measured stays when the next episode is interrupted
-    return report
 
 
 def _first(dataset: TrainingDataset) -> list[int]:

@@ -23,7 +23,7 @@ from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 from groot_ros.training.episodes import TrainingDataset, open_training_dataset
 from groot_ros.training.errors import TrainingError
-from groot_ros.training.open_loop import EpisodeRun, check_dataset, columns_of, run_episode
+from groot_ros.training.open_loop import EpisodeRun, Options, check_dataset, columns_of, run_episode
 from groot_ros.training.open_loop_picture import PREDICTED, RECORDED, draw_episode, episode_figure
 from groot_ros.training.open_loop_report import OpenLoopReport
 
@@ -75,7 +75,8 @@ class Parrot:
 
 
 def run(dataset: TrainingDataset, index: int, policy: Parrot, robot: Embodiment = ROBOT, **options: Any) -> EpisodeRun:
-    return run_episode(dataset, dataset.episode(index), robot, policy, **{"execution_horizon": 5, **options})
+    chosen = Options(**{"execution_horizon": 5, **options})
+    return run_episode(dataset, dataset.episode(index), robot, policy, chosen)
 
 
 def report_of(dataset: TrainingDataset, runs: list[EpisodeRun]) -> OpenLoopReport:
