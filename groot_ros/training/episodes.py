@@ -321,8 +321,15 @@ def _misfit(source: Dataset, index: VideoIndex, first: int, length: int, feature
         return f"expected {length} pictures from number {first} on, one per row, found {index.frames} in the file"
     if abs(index.fps - source.fps) > 0.01 * source.fps:
         return f"expected {source.fps} pictures per second, the fps of info.json, found {index.fps:g}"
-    shape = [int(number) for number in source.features[feature].get("shape") or ()][:2]
-    size = [index.codec.height, index.codec.width]
-    if shape != size:
-        return f"expected pictures of {shape} px (height, width) as info.json says, found {size}"
+    said, found = _said_size(source.features[feature]), [index.codec.height, index.codec.width]
+    if said != found:
+        return f"expected pictures of {said} px (height, width) as info.json says, found {found}"
     return None
+
+
+def _said_size(feature: dict[str, Any]) -> list[int]:
+    """[height, width] of a video feature; LeRobot writes the three sizes in either order, and names them."""
+    shape, names = list(feature.get("shape") or ()), feature.get("names")
+    if isinstance(names, list) and len(names) == len(shape) and {"height", "width"} <= set(names):
+        return [int(shape[names.index(name)]) for name in ("height", "width")]
+    return [int(number) for number in shape[:2]]

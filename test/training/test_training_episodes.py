@@ -150,6 +150,19 @@ def test_damage_of_v30_is_named(recorded_v30: Path, tmp_path: Path) -> None:
     assert "copy that of the v2.1" in opened(lambda r: (r / "meta/modality.json").unlink(), "e")
 
 
+def test_sizes_of_pictures_go_by_their_names(recorded: Path, tmp_path: Path) -> None:
+    root = data_rig.copied(recorded, tmp_path / "dataset")
+    info = json.loads((root / "meta/info.json").read_text())
+    for shape, names in (([3, 24, 32], ["channels", "height", "width"]), ([24, 32, 3], None)):
+        info["features"]["observation.images.front"].update(shape=shape, names=names)
+        data_rig.edit_json(root / "meta/info.json", **info)
+        assert open_training_dataset(root).view_sizes["front"] == (24, 32)
+    info["features"]["observation.images.front"].update(shape=[32, 24, 3])
+    data_rig.edit_json(root / "meta/info.json", **info)
+    with pytest.raises(DatasetError, match=r"expected pictures of \[32, 24\] px .* found \[24, 32\]"):
+        open_training_dataset(root)
+
+
 def test_row_groups_need_not_be_episodes(recorded_v30: Path, tmp_path: Path) -> None:
     root = data_rig.copied(recorded_v30, tmp_path / "dataset")
     rows = root / "data/chunk-000/file-000.parquet"
