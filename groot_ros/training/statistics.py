@@ -27,6 +27,7 @@ Entry = dict[str, dict[str, dict[str, Any]]]
 
 # Of a number's range: rows may lie so far outside of stats.json, which others compute in float32.
 _TOLERANCE = 1e-3
+_ROUNDING = 1e-6  # and so far by rounding a float64 to float32
 
 
 def dataset_statistics(
@@ -138,7 +139,7 @@ def _check_range(
     fix: str,
 ) -> None:
     """Statistics that were made before the last episodes do not hold those."""
-    slack = _TOLERANCE * (high - low) + 1e-6
+    slack = _TOLERANCE * (high - low) + _ROUNDING * np.maximum(np.abs(low), np.abs(high)) + _ROUNDING
     for episode in dataset.episodes:
         rows = dataset.vector(episode, modality, key)
         if len(rows) and bool(((rows < low - slack) | (rows > high + slack)).any()):
