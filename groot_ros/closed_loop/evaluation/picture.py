@@ -91,6 +91,8 @@ def _draw_times(part: Figure, episodes: Sequence[Episode], summary: EvaluationSu
         else:
             axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color=INK)
             axis.set_yticks([])
+            if axis is right:
+                axis.set_xticks([])
     for axis in (left, right):
         axis.tick_params(labelsize=9)
         axis.grid(alpha=0.25)

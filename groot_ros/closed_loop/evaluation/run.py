@@ -227,7 +227,8 @@ def _report(request: Request, note: str, console: Console) -> EvaluationSummary:
 def _draw(request: Request, summary: EvaluationSummary, episodes: Sequence[Episode]) -> None:
     from groot_ros.closed_loop.evaluation.picture import draw_evaluation  # matplotlib takes a second to import
 
-    words = (request.task, request.embodiment, request.checkpoint, request.control and f"control {request.control}")
+    robot = Path(request.embodiment).stem
+    words = (request.task, robot, request.checkpoint, request.control and f"control {request.control}")
     path, title = request.output / PICTURE, ", ".join(filter(None, words))
     draw_evaluation(path, request.output, summary, episodes, title, request.time_limit_s)
 
