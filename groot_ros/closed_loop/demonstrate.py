@@ -35,6 +35,7 @@ MORE_SEEDS = 10  # beside a fifth of the episodes: so many may fail
 SLOWER, SLOWEST, FASTER, AFTER_GOOD = 0.7, 0.5, 1.2, 5
 MISSING_ROWS = 3  # at both ends together: up to the first command's tick, and what is not settled at the end
 LATE_COMMANDS = 8
+MOST_STRAYED_RAD = 0.15  # its servos are 0.06 rad behind at the speed of the expert
 MOST_REPEATS = 8  # of one scene
 
 
@@ -221,6 +222,8 @@ def _record_one(
     # What it has recorded is looked at before it is kept.
     client.call("pause", True, alive=processes.check)
     lost = not_kept(client.status, demonstrator.sent, ending.duration_s * demonstrator.step_hz)
+    if not lost and ending.strayed_rad > MOST_STRAYED_RAD:
+        lost = "arm_strayed"
     if not lost:
         saved, message = client.call("save_episode", timeout_s=SAVE_S, alive=processes.check)
         if saved:

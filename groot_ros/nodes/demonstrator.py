@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ SILENT_S = 10.0  # without a joint state the simulator is gone
 NEW_FRAMES = 2  # of every camera: the recorder's clock may be a little behind the first one
 SAME_PLACE_M = 0.003
 AHEAD = 5  # steps that a command is sent before it is in force: it may be that long on its way
-LATE_NS = 1_000_000_000  # that a command may be late
+LATE_NS = 10_000_000_000  # that a command may be late
 MOST_STEPS = 2  # that the expert makes at once
 HEARD_BY = 2  # the simulator and the recorder
 # Deep: a busy machine may keep threads waiting, and no joint state and no command is to be left out.
@@ -49,10 +50,17 @@ class NotDemonstrated(RuntimeError):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a demonstration went: ``failure`` is empty when the task is done; ``duration_s`` in simulated time."""
+    """How a demonstration went.
+
+    Attributes:
+        failure: why the task is not done; empty: it is.
+        duration_s: simulated time.
+        strayed_rad: farthest that a joint was from where it was told to be, without the gripper, which may hold a cube.
+    """
 
     failure: str
     duration_s: float
+    strayed_rad: float
 
 
 class Demonstrator(SideNode):
@@ -84,6 +92,8 @@ class Demonstrator(SideNode):
         self._cubes_ns = 0
         self._success, self._failure = False, ""
         self._done_ns: int | None = None  # since when the task is done and the expert rests
+        self._told: deque[tuple[int, NDArray[np.float64]]] = deque()  # when commands are in force, and what they say
+        self._strayed_rad = 0.0
         self._frames_ns: dict[str, list[int]] = {name: [] for name in embodiment.cameras}
         self._commands = self.node.create_publisher(JointTrajectory, output.topic, DEEP_QOS)
         self._point_ns = round(1e9 / max(stream.rate_hz for stream in embodiment.state_streams.values()))
@@ -151,6 +161,8 @@ class Demonstrator(SideNode):
             assert self._joints is not None, "reset() comes first"
             self._success, self._failure, self._done_ns = False, "", None
             self._begin_ns = self._stamp_ns
+            self._told.clear()
+            self._strayed_rad = 0.0
             self._expert = Expert(task, target, self._joints)
         seen_ns = self._begin_ns
 
@@ -168,7 +180,7 @@ class Demonstrator(SideNode):
         with self.changed:
             self._expert = None
             failure = self._failure or ("" if self._done_ns is not None else "time_limit")
-            return Ending(failure, 1e-9 * (self._stamp_ns - self._begin_ns))
+            return Ending(failure, 1e-9 * (self._stamp_ns - self._begin_ns), self._strayed_rad)
 
     # --- from the node's thread --------------------------------------------------------------------------------------
 
@@ -200,8 +212,17 @@ class Demonstrator(SideNode):
             self._failure = "out_of_reach"
             return
         self._command(target, stamp_ns, now=passed_ns == 0)
+        self._look_where_it_is(stamp_ns)
         if self._done_ns is None and self._success and self._expert.finished:
             self._done_ns = stamp_ns
+
+    def _look_where_it_is(self, stamp_ns: int) -> None:
+        """Commands that came late to the simulator show: the arm is behind them, or makes up for them in a jerk."""
+        while len(self._told) > 1 and self._told[1][0] <= stamp_ns:
+            self._told.popleft()
+        if self._joints is not None and self._told and self._told[0][0] <= stamp_ns:
+            strayed = np.abs(self._joints - self._told[0][1])[: JOINTS.index("gripper")].max()
+            self._strayed_rad = max(self._strayed_rad, float(strayed))
 
     def _command(self, target: NDArray[np.float64], stamp_ns: int, now: bool) -> None:
         """A step, or from ``AHEAD`` of the joint state on, in a straight line: so all who hear it do so alike."""
@@ -210,6 +231,7 @@ class Demonstrator(SideNode):
         if not now:
             message.header.stamp = to_time(stamp_ns + AHEAD * self._point_ns)
             point.time_from_start = to_duration(self._point_ns)
+            self._told.append((stamp_ns + (AHEAD + 1) * self._point_ns, target))
             # With an end far ahead it is not refused when it comes late after all.
             held = JointTrajectoryPoint(positions=target.tolist(), time_from_start=to_duration(LATE_NS))
             message.points.append(held)

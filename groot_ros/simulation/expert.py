@@ -25,7 +25,7 @@ Curve = Callable[[float], Vector]  # from 0 to 1 -> joint targets [6]
 SPEED_RAD_S = 1.6
 ACCELERATION_RAD_S2 = 8.0
 SHORTEST_S = 0.2  # of a move
-REACH_S = 1.4  # least, to reach: one pace for all cubes is easier to learn, and 16 rows of 0.1 s are an action chunk
+REACH_S = 1.6  # least, to reach: one pace for all cubes is easier to learn, and 16 rows of 0.1 s are an action chunk
 PIECES = 60  # in which a curve is looked at for its greatest speed
 
 GRIPPER = JOINTS.index("gripper")
