@@ -86,7 +86,15 @@ _SAME_ON_RESUME = (
     *("base_model_path", "dataset_path", "embodiment", "embodiment_tag", "tune_llm", "tune_visual", "tune_projector"),
     *("tune_diffusion_model", "tune_vlln", "tune_top_llm_layers", "lora_rank", "lora_alpha", "lora_dropout"),
     *("lora_full_model", "state_dropout_prob", "random_rotation_angle", "color_jitter_params", "global_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "weight_decay", "warmup_ratio", "adam_beta1", "adam_beta2", "optim"),
+    *(
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "adam_beta1",
+        "adam_beta2",
+        "optim",
+    ),
     *(
         "lr_scheduler_type",
         "max_grad_norm",
@@ -201,7 +209,9 @@ class FinetuneFlags:
             **dict.fromkeys(("noise_draws", "shard_size", "logging_steps", "num_gpus"), (1, 1e9)),
             **dict.fromkeys(("lora_rank", "dataloader_num_workers", "torch_threads", "tune_top_llm_layers"), (0, 1e6)),
             **dict.fromkeys(("global_batch_size", "batch_size", "lora_alpha"), (1, 1e9)),
-            **dict.fromkeys(("state_dropout_prob", "lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"), (0.0, 1.0)),
+            **dict.fromkeys(
+                ("state_dropout_prob", "lora_dropout", "warmup_ratio", "adam_beta1", "adam_beta2"), (0.0, 1.0)
+            ),
             **dict.fromkeys(("weight_decay", "frame_cache_gb", "max_grad_norm"), (0.0, 1e9)),
             **{"learning_rate": (1e-12, 100.0), "episode_sampling_rate": (1e-6, 1.0), "seed": (0, 2**32 - 1)},
         }
@@ -297,6 +307,19 @@ def own_text(name: str) -> str:
             return shown[0]
         return ", ".join(f"{generation} {text}" for generation, text in zip(("N1.5", "N1.6", "N1.7"), shown))
     return _word(default)
+
+
+def markdown_table() -> str:
+    """Every flag with our default and NVIDIA's, for docs/finetuning.md."""
+    lines = []
+    for flag in dataclasses.fields(FinetuneFlags):
+        if flag.name in PANELS:
+            lines += [f"| **{PANELS[flag.name]}** | | | |"]
+        names = ", ".join(f"`{name}`" for name in (option(flag.name), *flag.metadata["names"]))
+        lines.append(
+            f"| {names} | {own_text(flag.name)} | {reference_text(flag.name) or '-'} | {flag.metadata['help']} |"
+        )
+    return "\n".join(["| flag | here | NVIDIA | meaning |", "|---|---|---|---|", *lines])
 
 
 def _word(value: Any) -> str:

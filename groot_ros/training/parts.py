@@ -130,7 +130,8 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.groot = groot
         self._asleep = (asleep,)  # in a tuple, so that they are not registered twice
-        self._no_split_modules = list(LAYER_CLASSES)  # what FSDP wraps on its own
+        # What FSDP wraps on its own; it refuses a class that is not there.
+        self._no_split_modules = sorted({type(module).__name__ for module in groot.modules()} & set(LAYER_CLASSES))
 
     def train(self, mode: bool = True) -> TrainingModel:
         super().train(mode)
