@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,16 @@ class Bounds:
 
     def normalize(self, value: Floats, clip: bool) -> Floats:
         """[..., T, D] -> the same shape and dtype; limited to [-1, 1] if `clip`."""
-        flat = np.isclose(self.high, self.low)
-        width = np.where(flat, 1.0, self.high - self.low)
+        flat, width = self._flat_and_width
         unit = ((value - self.low) / width).astype(value.dtype)
         result = np.where(flat, np.zeros_like(unit), 2 * unit - 1)
         return np.clip(result, -1, 1) if clip else result
+
+    @cached_property
+    def _flat_and_width(self) -> tuple[NDArray[np.bool_], Array]:
+        """Which dimensions have equal ends, and what to divide by (1 there)."""
+        flat = np.isclose(self.high, self.low)
+        return flat, np.where(flat, 1.0, self.high - self.low)
 
     def unnormalize(self, value: Floats) -> Array:
         """[..., T, D] -> float64 physical values. Input outside [-1, 1] is limited first, always."""

@@ -232,9 +232,7 @@ def _notices(datasets: Sequence[TrainingDataset], counts: Sequence[Sequence[int]
     for dataset, own in zip(datasets, counts):
         short = sum(count == 0 for count in own)
         if short:
-            found.append(
-                f"{dataset.root}: {short} of {len(own)} episodes are shorter than a chunk of actions: unused."
-            )
+            found.append(f"{dataset.root}: {short} of {len(own)} episodes are shorter than a chunk of actions: unused.")
     return found
 
 

@@ -166,10 +166,14 @@ class TrainingDataset:
         numbers = self._columns[column][episode.start : episode.start + episode.length].reshape(-1)
         return [self._tasks[int(number)] for number in numbers]
 
-    def instruction(self, episode: Episode, row: int, key: str, random: np.random.Generator) -> str:
-        """What the robot is told in a row; of ``task``, any of the episode's. Raises: DatasetError."""
+    def instruction(self, episode: Episode, row: int, key: str, random: np.random.Generator | None = None) -> str:
+        """What the robot is told in a row; of ``task``, any of the episode's (without ``random`` the first).
+
+        Raises:
+            DatasetError: no such annotation.
+        """
         if key == TASK:
-            return episode.tasks[int(random.integers(len(episode.tasks)))]
+            return episode.tasks[0 if random is None else int(random.integers(len(episode.tasks)))]
         return self._tasks[int(self._columns[self._annotation(key)][episode.start + row])]
 
     def _annotation(self, key: str) -> str:

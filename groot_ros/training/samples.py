@@ -82,7 +82,7 @@ class Samples(Dataset[Sample]):
         return self.schedule.window(draw)
 
     def _sample(self, draw: int, window: Window) -> Sample:
-        raw = self.windows.raw(window, self._random(draw, _TASK))
+        raw = self.windows.raw(window, self._random(draw, _TASK) if self.windows.chooses else None)
         augment = self._random(draw, _AUGMENT) if self._augment else None
         sample = self.processor.encode(raw.video, raw.state, raw.instruction, raw.action, augment)
         if self._state_dropout > 0 and self._random(draw, _STATE).random() < self._state_dropout:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from groot_ros.processing.modality import ModalityConfig
 from groot_ros.processing.processor import Processor
-from groot_ros.training.episodes import Episode, TrainingDataset
+from groot_ros.training.episodes import TASK, Episode, TrainingDataset
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.frame_cache import FrameCache
 from groot_ros.training.slices import Slice
@@ -103,6 +103,7 @@ class Windows:
     Attributes:
         datasets: in the order of the windows' numbers.
         counts: per dataset, per episode: windows, which begin in its first rows.
+        chooses: the language key is ``task``, so that an instruction is any of its episode's.
         cache: of decoded pictures; None: every picture is decoded.
     """
 
@@ -123,6 +124,7 @@ class Windows:
         self._modality = {name: config.delta_indices for name, config in processor.modality.items()}
         self._keys = {name: config.modality_keys for name, config in processor.modality.items()}
         self._language = self._keys["language"][0]
+        self.chooses = self._language == TASK
         self._pads_with_zeros = processor.generation == "n1d5"
         for dataset in self.datasets:
             self._check(dataset, processor)
@@ -141,7 +143,7 @@ class Windows:
         """The window's pictures and numbers.
 
         Args:
-            random: chooses among the tasks of an episode, where the language key is ``task``.
+            random: chooses among the tasks of an episode, where ``chooses`` is true; None: the first.
 
         Raises:
             DatasetError: a picture cannot be decoded.
@@ -149,7 +151,6 @@ class Windows:
         number, place, row = window
         dataset = self.datasets[number]
         episode = dataset.episodes[place]
-        random = np.random.default_rng(0) if random is None else random
         return RawSample(
             video={key: self._pictures(number, episode, key, row) for key in self._keys["video"]},
             state={key: self._vector(dataset, episode, "state", key, row) for key in self._keys["state"]},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import data_rig
 import numpy as np
 import pytest
@@ -110,6 +113,18 @@ def test_state_dropout_is_n1d7s_and_leaves_the_action(made) -> None:
     zeros = [not half.dataset[draw]["state"].any() for draw in range(60)]
     assert 15 < sum(zeros) < 45
     assert made("n1d6", state_dropout_prob=1.0).dataset[0]["state"].any()
+
+
+def test_a_task_of_several_is_chosen_by_the_draw(recorded, random_bases, tmp_path: Path) -> None:
+    root = data_rig.copied(recorded, tmp_path / "dataset")
+    lines = [json.loads(line) for line in (root / "meta/episodes.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**line, "tasks": ["wipe it", "sweep the whole table"]}) + "\n" for line in lines)
+    (root / "meta/episodes.jsonl").write_text(text)
+    robot = data_rig.write_robot(tmp_path / "robot.yaml", language={"key": "task"})
+    first, again = (data_rig.data(random_bases("n1d7"), "n1d7", [root], robot).dataset for _ in range(2))
+    lengths = [len(first[draw]["input_ids"]) for draw in range(20)]
+    assert len(set(lengths)) == 2
+    assert lengths == [len(again[draw]["input_ids"]) for draw in range(20)]
 
 
 def test_the_global_generators_are_left_alone(made) -> None:
