@@ -37,6 +37,7 @@ ABOVE_M = 0.10  # height of the grasp point when the hand passes over cubes
 BEHIND_M = 0.055  # of the pushed cube's centre
 PUSH_TO_M = 0.085  # of the grasp point beyond the cube's near face
 LOW_M = 0.03
+PUSH_PITCH_RAD = 0.85  # all the way: a hand that turns while it pushes jams the cube against the table
 GRASP_M = 0.042  # the cube's upper edge between the fingertips: deeper, the moving one would be too far open
 BESIDE_M = 0.020  # of the grasp point from the cube's centre, so that the fixed finger lies along a face
 LIFT_M = 0.06
@@ -77,6 +78,7 @@ class Expert:
         self._now = np.array(start, dtype=np.float64)
         self._cubes: Poses = {}
         self._place = np.zeros(3)  # of the grasp point at the end of the last move
+        self._pitch: float | None = None  # of the hand; None: as steep as it can be held
         self._moves = MOVES[type(task.goal)](self)
         self._move: Move | None = None
         self._time_s = 0.0
@@ -114,6 +116,7 @@ class Expert:
     def push(self) -> Iterator[Move]:
         """Over and down behind the cube, then forward in a straight line."""
         place, _ = self._cube()
+        self._pitch = PUSH_PITCH_RAD
         behind = np.array([place[0] - BEHIND_M, place[1], LOW_M])
         yield self._across(behind + [0.0, 0.0, ABOVE_M - LOW_M], 0.0, RESTING_RAD)
         yield self._straight(behind)
@@ -142,15 +145,15 @@ class Expert:
 
     def _across(self, place: Vector, roll_rad: float, gripper_rad: float, shortest_s: float = SHORTEST_S) -> Move:
         """All joints at once, to where the grasp point is at ``place``; the same joint angles whatever the start."""
-        start, goal = self._now.copy(), np.concatenate([joints_for(place), [roll_rad, gripper_rad]])
+        start, goal = self._now.copy(), np.concatenate([joints_for(place, self._pitch), [roll_rad, gripper_rad]])
         self._place = place
         return Move.along(lambda s: start + s * (goal - start), shortest_s)
 
     def _straight(self, place: Vector) -> Move:
         """The grasp point in a straight line from where the last move has brought it to ``place``."""
-        begin, hand = self._place, self._now[ROLL:].copy()
+        begin, hand, pitch = self._place, self._now[ROLL:].copy(), self._pitch
         self._place = place
-        return Move.along(lambda s: np.concatenate([joints_for(begin + s * (place - begin)), hand]))
+        return Move.along(lambda s: np.concatenate([joints_for(begin + s * (place - begin), pitch), hand]))
 
     def _grip(self, gripper_rad: float) -> Move:
         """The gripper alone."""
