@@ -142,10 +142,11 @@ def measure(data: TrainingData, setting: Setting) -> dict[str, Any]:
 
 
 def _stages(data: TrainingData, count: int) -> dict[str, float]:
-    """Processor time per sample (ms), in this process: the whole, of it pictures and numbers, of these decoding."""
+    """Processor time per sample without a cache (ms): the whole, of it pictures and numbers, of these decoding."""
     samples = data.dataset
     windows, keys = samples.windows, data.processor.modality["video"].modality_keys
     spent = {"sample": 0.0, "raw": 0.0, "decode": 0.0}
+    cache, windows.cache = windows.cache, None
     samples[0]
     for draw in range(1, count + 1):
         number, place, row = samples.schedule.window(draw)
@@ -163,6 +164,7 @@ def _stages(data: TrainingData, count: int) -> dict[str, float]:
         times.append(time.process_time())
         for name, first, last_time in zip(("decode", "raw", "sample"), times, times[1:]):
             spent[name] += last_time - first
+    windows.cache = cache
     return {name: 1e3 * seconds / count for name, seconds in spent.items()}
 
 
