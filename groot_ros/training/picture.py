@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def draw_loss(history: Sequence[dict[str, Any]], path: Path, title: str) -> None
     if loss.min() > 0 and loss.max() / loss.min() > 5:
         upper.set_yscale("log")
     upper.grid(alpha=0.3, which="both")
-    upper.set_title(title, loc="left", fontsize=10)
+    upper.set_title("\n".join(textwrap.wrap(title, 110)), loc="left", fontsize=9)
     lower.plot(*series(history, "grad_norm"), color=_OTHER, linewidth=1)
     lower.set_ylabel("gradient norm", color=_OTHER)
     lower.set_xlabel("optimizer step")
