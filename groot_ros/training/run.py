@@ -184,8 +184,8 @@ def _summary(report: dict[str, Any]) -> str:
     parameters, flags, data = report["parameters"], report["flags"], report["data"]
     epochs = flags["max_steps"] * report["samples_per_step"] / data["windows"]
     return (
-        f"{data['windows']} windows of {data['embodiment_tag']}, {flags['max_steps']} steps of {report['samples_per_step']} "
-        f"samples ({epochs:.1f} epochs) on {report['processes']} x {report['device']}; "
+        f"{data['windows']} windows of {data['embodiment_tag']}, {flags['max_steps']} steps of "
+        f"{report['samples_per_step']} samples ({epochs:.1f} epochs) on {report['processes']} x {report['device']}; "
         f"{parameters['trained'] / 1e6:.2f} of {parameters['total'] / 1e6:.2f} million parameters are trained"
     )
 
