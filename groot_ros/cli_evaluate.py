@@ -71,7 +71,9 @@ def evaluate(
         Control | None, typer.Option(help="Swap the policy's cameras, or permute its joints: it has to fail.")
     ] = None,
     videos: Annotated[Videos, typer.Option(help="failures: and the first 3 successes.")] = Videos.failures,
-    camera: Annotated[str, typer.Option(help="That is filmed; default: the first of the YAML.")] = "",
+    camera: Annotated[
+        str, typer.Option(help="That is filmed; default: the last of the YAML, scene_cameras after cameras.")
+    ] = "",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     tokenizer: TokenizerOption = "",

@@ -3,8 +3,8 @@
 A control is another embodiment YAML, for the policy node alone; simulator, evaluator and recorder keep the robot's own.
 Whatever the policy learned is right, and what it sees or says goes to the wrong place:
 
-* ``cameras``: every video key gets the camera of the next one (of two: they are swapped). Topics, sizes and encodings
-  stay with the cameras, so the observation is refused by nobody.
+* ``cameras``: every video key gets the camera of the next one (of two: they are swapped); of a robot with one camera, a
+  scene camera. Topics, sizes and encodings stay with the cameras, so the observation is refused by nobody.
 * ``joints``: within every action key of two joints or more, no joint keeps its place. The state keys that read these
   joints are permuted in the same way: number ``i`` of the model is another joint, both ways.
 """
@@ -45,8 +45,8 @@ def write_control(
     Returns: ``target``, which ``load_embodiment`` takes.
 
     Raises:
-        EmbodimentError: no such robot or control, or a robot that it would not change: one camera, or no action key
-            with two joints.
+        EmbodimentError: no such robot or control, or a robot that it would not change: one camera and none of the
+            scene, or no action key with two joints.
         OSError: the file cannot be written.
     """
     if control not in CONTROLS:
@@ -84,7 +84,11 @@ def _swap_cameras(robot: Embodiment, data: dict[str, Any]) -> str:
     cameras = [robot.video[key].camera for key in keys]
     shifted = cameras[1:] + cameras[:1]
     if len(set(cameras)) < 2:
-        raise _unchanged(robot, "video", f"two cameras to swap, found {one_of(cameras)}", "cameras", "joints")
+        other = next(iter(robot.scene_cameras), None)
+        if other is None:
+            raise _unchanged(robot, "video", f"two cameras to swap, found {one_of(cameras)}", "cameras", "joints")
+        shifted = [other] * len(keys)
+        data["cameras"] = {other: data.pop("scene_cameras")[other]}
     data["video"] = {key: {**data["video"][key], "camera": camera} for key, camera in zip(keys, shifted, strict=True)}
     return ", ".join(f"{key} sees {camera}" for key, camera in zip(keys, shifted, strict=True))
 

@@ -327,6 +327,10 @@ class Embodiment(Strict):
     embodiment_tag: Name = Field(description="Embodiment tag of the checkpoint.")
     step_hz: PositiveFloat = Field(description="Model steps per second (Hz): the frame rate of the training data.")
     cameras: Annotated[dict[Name, Camera], Field(min_length=1)] = Field(description="Image topics by name.")
+    scene_cameras: dict[Name, Camera] = Field(
+        default_factory=dict,
+        description="More image topics, which no policy and no recording uses: for evaluations that people look at.",
+    )
     state_streams: Annotated[dict[Name, StateStream], Field(min_length=1)] = Field(description="State topics by name.")
     video: Annotated[dict[Name, VideoKey], Field(min_length=1)] = Field(description="Video keys.")
     state: Annotated[dict[Name, StateKey], Field(min_length=1)] = Field(description="State keys.")
@@ -378,6 +382,11 @@ class Embodiment(Strict):
     def horizon(self) -> int:
         """Number of steps in one action chunk."""
         return len(self.delta_indices.action)
+
+    @property
+    def all_cameras(self) -> dict[str, Camera]:
+        """``cameras``, then ``scene_cameras``."""
+        return {**self.cameras, **self.scene_cameras}
 
     @property
     def action_joints(self) -> list[str]:

@@ -330,12 +330,12 @@ def _check(options: EvaluatorParameters) -> Reset:
 
 def _camera(options: EvaluatorParameters) -> tuple[str, Camera]:
     """Name and specification of the camera that is filmed. Raises: EmbodimentError, ValueError."""
-    embodiment = load_embodiment(options.embodiment)
-    names = list(embodiment.cameras)
-    name = options.camera or names[0]
+    cameras = load_embodiment(options.embodiment).all_cameras
+    names = list(cameras)
+    name = options.camera or names[-1]  # one that is there to be looked at, where there is one
     if name not in names:
         raise ValueError(f"parameter 'camera': expected one of {', '.join(names)}, found '{name}'")
-    return name, embodiment.cameras[name]
+    return name, cameras[name]
 
 
 def _read_about(path: str) -> dict[str, Any]:

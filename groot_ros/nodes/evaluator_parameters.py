@@ -38,7 +38,9 @@ class EvaluatorParameters:
     start_timeout_s: float = parameter(
         300.0, "Until the policy node has to be active", unit="s", minimum=1.0, maximum=86400.0
     )
-    camera: str = parameter("", "Camera of the YAML that is filmed; empty: the first one")
+    camera: str = parameter(
+        "", "Camera of the YAML that is filmed; empty: the last one, those of scene_cameras after all others"
+    )
     videos: str = parameter("failures", "Which episodes get one; failures: and the first 3 successes", choices=VIDEOS)
     about: str = parameter(
         "", "JSON file with more facts for the report, as `groot-ros evaluate` writes it; empty: none"

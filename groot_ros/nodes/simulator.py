@@ -108,7 +108,7 @@ class SimulatorNode(Node):
             self._now_ns = self._make_clock()
             self._cameras = {
                 name: self.create_publisher(image_class(camera), camera.topic, CAMERA_QOS)
-                for name, camera in self._embodiment.cameras.items()
+                for name, camera in self._embodiment.all_cameras.items()
             }
             self._joints = [
                 self.create_publisher(JointState, stream.topic, RELIABLE_QOS)
@@ -152,7 +152,7 @@ class SimulatorNode(Node):
 
     def _make_robot(self) -> SimRobot:
         arm = SimArm(self._seed, task=self._task)
-        sizes = {name: (camera.width, camera.height) for name, camera in self._embodiment.cameras.items()}
+        sizes = {name: (camera.width, camera.height) for name, camera in self._embodiment.all_cameras.items()}
         joint_rate_hz, camera_rate_hz = self._rates_hz()
         robot = SimRobot(
             arm,
@@ -170,7 +170,7 @@ class SimulatorNode(Node):
     def _rates_hz(self) -> tuple[float, float]:
         """Of joint states and of frames."""
         joints = max(stream.rate_hz for stream in self._embodiment.state_streams.values())
-        frames = max(camera.rate_hz for camera in self._embodiment.cameras.values())
+        frames = max(camera.rate_hz for camera in self._embodiment.all_cameras.values())
         return self._options.joint_rate_hz or joints, self._options.camera_rate_hz or frames
 
     def _start_recording(self) -> None:
@@ -219,7 +219,7 @@ class SimulatorNode(Node):
             self._publish(publisher, message)
 
     def _on_frame(self, stamp_ns: int, camera: str, rgb: NDArray[np.uint8]) -> None:
-        message = image_message(self._embodiment.cameras[camera], rgb)
+        message = image_message(self._embodiment.all_cameras[camera], rgb)
         message.header.stamp = to_time(stamp_ns)
         message.header.frame_id = f"{camera}_camera"
         self._publish(self._cameras[camera], message)
@@ -338,7 +338,7 @@ def _check(embodiment: Embodiment, parameters: SimulatorParameters) -> None:
     if parameters.real_time_factor != 1.0 and not parameters.publish_clock:
         raise ValueError("parameter 'real_time_factor' other than 1 needs publish_clock:=true")
     name = embodiment.name
-    for camera in embodiment.cameras:
+    for camera in embodiment.all_cameras:
         if camera not in CAMERAS:
             raise ValueError(f"{name}: the simulated arm has the cameras {', '.join(CAMERAS)}, but not '{camera}'")
     for stream in embodiment.state_streams.values():

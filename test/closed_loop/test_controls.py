@@ -57,7 +57,7 @@ def test_every_robot_loads_under_a_control_or_says_why_not(name: str, control: s
     """Nothing but the control's own sections may change; keys, widths and units stay the checkpoint's."""
     generation = (embodiment_generations(name) or (None,))[0]
     robot = load_embodiment(name, generation)
-    cameras = {spec.camera for spec in robot.video.values()}
+    cameras = {spec.camera for spec in robot.video.values()} | set(robot.scene_cameras)
     arms = [spec for spec in robot.action.values() if len(spec.joints or []) >= 2]
     target = tmp_path / "control.yaml"
     if len(cameras) < 2 and control == "cameras":
@@ -71,6 +71,9 @@ def test_every_robot_loads_under_a_control_or_says_why_not(name: str, control: s
     write_control(name, control, target, generation=generation)
     changed = load_embodiment(target)
     left_out = CHANGED[control] | {"urdf"}
+    if len(robot.cameras) == 1 and control == "cameras":  # the other one comes from the scene
+        left_out |= {"cameras", "scene_cameras"}
+        assert list(changed.cameras) == list(robot.scene_cameras)
     assert shared(changed, left_out) == shared(robot, left_out)
     assert changed.video.keys() == robot.video.keys()
     for section in ("state", "action"):
