@@ -23,7 +23,8 @@ LEARNT, UNTRAINED = 0.80, 0.05
 TRAINING_S = 600.0
 FINETUNE = (
     "--tune-llm --tune-visual --allow-padding --no-augment --global-batch-size 32 --noise-draws 4 "
-    "--learning-rate 2e-3 --adam-beta2 0.95 --max-steps 1000 --save-steps 500 --save-only-model"
+    "--learning-rate 2e-3 --adam-beta2 0.95 --max-steps 1000 --save-steps 500 "
+    "--torch-threads 1 --dataloader-num-workers 1"
 )
 
 
