@@ -64,24 +64,30 @@ def generate_launch_description() -> LaunchDescription:
         ],
         on_exit=Shutdown(reason="the evaluation has ended"),
     )
-    simulator = _include(
-        "sim.launch.py",
-        {name: name for name in ("namespace", "embodiment", "seed")} | {"publish_clock": "use_sim_time"},
-        IfCondition(LaunchConfiguration("simulator")),
+    # Not by sim.launch.py: an included file sees the arguments of this one, and it would start a policy too.
+    simulator = Node(
+        package="groot_ros",
+        executable="simulator_node",
+        name="groot_sim",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        emulate_tty=True,
+        parameters=[
+            {
+                "embodiment": ParameterValue(LaunchConfiguration("embodiment"), value_type=str),
+                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
+                "publish_clock": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+            }
+        ],
+        condition=IfCondition(LaunchConfiguration("simulator")),
     )
-    # It does not start to move: the evaluator starts and stops it.
-    policy = _include(
-        "policy.launch.py",
-        {name: name for name in ("namespace", "embodiment", "use_sim_time", *POLICY)},
-        IfCondition(PythonExpression(["'", LaunchConfiguration("checkpoint"), "' != ''"])),
+    handed_on = {
+        name: LaunchConfiguration(name) for name in ("namespace", "embodiment", "instruction", "use_sim_time", *POLICY)
+    }
+    policy = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), "policy.launch.py"])),
+        # It does not start to move: the evaluator starts and stops it.
+        launch_arguments=[*handed_on.items(), ("start_on_activate", "false")],
+        condition=IfCondition(PythonExpression(["'", LaunchConfiguration("checkpoint"), "' != ''"])),
     )
     return LaunchDescription([*arguments, simulator, policy, evaluator])
-
-
-def _include(file: str, handed_on: dict[str, str], condition: IfCondition) -> IncludeLaunchDescription:
-    """Another launch file; ``handed_on``: its argument -> the argument here that it gets."""
-    return IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), file])),
-        launch_arguments=[(theirs, LaunchConfiguration(ours)) for theirs, ours in handed_on.items()],
-        condition=condition,
-    )

@@ -70,7 +70,8 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[{"joy_topic": ParameterValue(LaunchConfiguration("joy_topic"), value_type=str)}],
         condition=_given("joy_topic"),
     )
-    handed_on = {name: LaunchConfiguration(name) for name in ("namespace", "embodiment", "use_sim_time", *POLICY)}
+    names = ("namespace", "log_level", "embodiment", "autostart", "use_sim_time", *POLICY)
+    handed_on = {name: LaunchConfiguration(name) for name in names}
     policy = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(PathJoinSubstitution([ThisLaunchFileDir(), "policy.launch.py"])),
         launch_arguments=[*handed_on.items(), ("instruction", LaunchConfiguration("task"))],

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 # What launch_ros.actions calls a process that is a node.
 NODES = ("Node", "LifecycleNode")
+# Node parameters that have another launch argument than the one of their name: the simulator's clock is for all.
+RENAMED = {"publish_clock": "use_sim_time"}
 
 
 class Recorded:
@@ -76,6 +78,25 @@ def of_kind(entities: list[Recorded], *names: str) -> list[Recorded]:
 
 def declared(entities: list[Recorded]) -> dict[str, dict[str, Any]]:
     return {entity.args[0]: entity.kwargs for entity in of_kind(entities, "DeclareLaunchArgument")}
+
+
+def handed_on(include: Recorded) -> set[str]:
+    return {argument for argument, _ in include.kwargs["launch_arguments"]}
+
+
+def included_by(include: Recorded) -> list[Recorded]:
+    """What the included launch file puts into its LaunchDescription."""
+    (_, name) = include.args[0].args[0].args[0]
+    (description,) = load(ROOT / "launch" / name).generate_launch_description().args
+    return description
+
+
+def declared_below(entities: list[Recorded]) -> set[str]:
+    """Arguments of a launch file and of all that it includes, without those that it gives these itself."""
+    names = set(declared(entities))
+    for include in of_kind(entities, "IncludeLaunchDescription"):
+        names |= declared_below(included_by(include)) - handed_on(include)
+    return names
 
 
 def configurations(value: Any) -> set[str]:
@@ -142,14 +163,16 @@ def test_nodes_are_executables_with_those_parameters(launch_file: Path, entities
         (parameters,) = node.kwargs["parameters"]
         known = set(node_parameters(module)) | {"use_sim_time"}
         assert set(parameters) <= known, f"{launch_file.name}: not parameters of nodes/{module}.py"
-        assert {n: configurations(value) for n, value in parameters.items()} == {n: {n} for n in parameters}
+        for name, value in parameters.items():
+            assert configurations(value) in ({name}, {RENAMED.get(name)}), name
 
 
 def test_defaults_are_of_the_stated_type(entities: list[Recorded]) -> None:
     arguments = declared(entities)
     for node in of_kind(entities, *NODES):
         for name, value in node.kwargs["parameters"][0].items():
-            default, kind = arguments[name]["default_value"], value.kwargs["value_type"]
+            (argument,) = configurations(value)
+            default, kind = arguments[argument]["default_value"], value.kwargs["value_type"]
             if kind is bool:
                 assert default in ("true", "false"), name
             else:
@@ -177,14 +200,24 @@ def test_a_launch_file_has_the_nodes_own_defaults(node: str, name: str) -> None:
     assert rows[name] == (str(default).lower() if isinstance(default, bool) else str(default))
 
 
-def test_included_launch_files_exist_and_know_what_they_are_given(
-    launch_file: Path, entities: list[Recorded], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_included_launch_files_exist_and_know_what_they_are_given(entities: list[Recorded]) -> None:
     for include in of_kind(entities, "IncludeLaunchDescription"):
-        (_, name) = include.args[0].args[0].args[0]
-        included = launch_file.parent / name
-        (description,) = load(included).generate_launch_description().args
-        assert {argument for argument, _ in include.kwargs["launch_arguments"]} <= set(declared(description))
+        assert handed_on(include) <= set(declared(included_by(include)))
+
+
+def test_no_included_file_takes_what_it_was_not_given(entities: list[Recorded]) -> None:
+    """Launch arguments are seen by all included files: one of the same name would be taken over silently."""
+    includes = of_kind(entities, "IncludeLaunchDescription")
+    for include in includes:
+        seen = set(declared(entities)).union(*(handed_on(other) for other in includes if other is not include))
+        assert declared_below(included_by(include)) & seen <= handed_on(include)
+
+
+@pytest.mark.parametrize("launch_file", [ROOT / "launch" / "evaluate.launch.py"], indirect=True)
+def test_an_evaluation_starts_one_policy_that_does_not_move_by_itself(entities: list[Recorded]) -> None:
+    (policy,) = of_kind(entities, "IncludeLaunchDescription")
+    assert dict(policy.kwargs["launch_arguments"])["start_on_activate"] == "false"
+    assert {node.kwargs["executable"] for node in of_kind(entities, *NODES)} == {"simulator_node", "evaluator_node"}
 
 
 def test_with_ros_launch(launch_file: Path) -> None:
