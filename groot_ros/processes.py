@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -38,6 +39,33 @@ def node_command(module: str, parameters: Mapping[str, object]) -> list[str]:
         text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
         command += ["-p", f"{name}:={text}"]
     return command
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end as Ctrl-C does, and a second signal does not keep the processes from being ended.
+
+    A signal that is ignored stays so (``nohup``). In another thread than the main one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    taken = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Processes:
@@ -78,8 +106,12 @@ class Processes:
         """Raise ProcessDied if a process has ended, other than ``but``."""
         for name, process in self._running.items():
             if name != but and process.poll() is not None:
-                tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
-                raise ProcessDied(f"{name} ended with code {process.returncode}; the end of {self.log(name)}:\n{tail}")
+                raise ProcessDied(self.last_words(name))
+
+    def last_words(self, name: str) -> str:
+        """The exit code of a process that has ended, and the end of its log."""
+        tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-15:])
+        return f"{name} ended with code {self.ended(name)}; the end of {self.log(name)}:\n{tail}"
 
     def end_first(self, name: str) -> None:
         """End one process before the others, which it may still need for that; at most ``END_S``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from groot_ros.closed_loop.evaluation.record import RUN
+from groot_ros.closed_loop.evaluation.record import RUN, EvaluationError, read_run
 from groot_ros.closed_loop.evaluation.run import Request, run_evaluation
 from groot_ros.closed_loop.evaluation.summary import EvaluationSummary
 from groot_ros.share import share_directory
@@ -15,8 +15,6 @@ from groot_ros.share import share_directory
 CHECKPOINT = Path("checkpoints") / "sim_tabletop_reach"
 EMBODIMENT = "sim_tabletop"
 TASK = "reach"
-SEED = 20_000
-"""The checkpoint's demonstrations have lower ones."""
 TIME_LIMIT_S = 6.0
 EXPECTED = 0.8
 """Share of successes, of which less means that something is wrong, or the machine far too slow."""
@@ -32,14 +30,23 @@ def run_demo(output: Path, episodes: int, seed: int, console: Console) -> Evalua
 
     An earlier demo's ``output`` is replaced.
 
+    Args:
+        seed: of the first scene; the checkpoint's demonstrations have those below 20000.
+
     Raises:
-        EvaluationError, Interrupted: see ``run_evaluation``.
+        EvaluationError: ``output`` is another evaluation; see also ``run_evaluation``.
+        Interrupted: see ``run_evaluation``.
     """
+    checkpoint = str(demo_checkpoint())
     if (output / RUN).exists():
+        if read_run(output)["setting"].get("checkpoint") != checkpoint:
+            raise EvaluationError(
+                f"{output}: expected a new folder or an earlier demo, found another evaluation: give another --output"
+            )
         shutil.rmtree(output)
     request = Request(
         embodiment=EMBODIMENT,
-        checkpoint=str(demo_checkpoint()),
+        checkpoint=checkpoint,
         output=output,
         task=TASK,
         episodes=episodes,

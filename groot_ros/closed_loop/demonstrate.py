@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from groot_ros.closed_loop.recorder_run import NotRecorded
 from groot_ros.dataset.read import Dataset
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.processes import Processes, node_command, ros_environment
+from groot_ros.processes import Processes, node_command, ros_environment, stoppable
 from groot_ros.simulation.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def run_demonstrations(
 
     simulator = {"embodiment": embodiment_name, "publish_clock": True, "real_time_factor": float(speed)}
     recorder = {"embodiment": embodiment_name, "dataset": dataset, "autostart": True, "use_sim_time": True}
-    with Processes(log_dir, environment) as processes, RecorderClient() as client:
+    with stoppable(), Processes(log_dir, environment) as processes, RecorderClient() as client:
         say(f"simulator (log: {processes.log('simulator')})")
         processes.start("simulator", node_command("simulator", simulator))
         say(f"recorder (log: {processes.log('recorder')})")
@@ -219,8 +219,10 @@ def _record_one(
     if ending.failure:
         client.call("discard_episode", alive=processes.check)
         return ending.failure, "", ending.duration_s
-    # What it has recorded is looked at before it is kept.
+    # What it has recorded is looked at before it is kept: in a status from after the pause.
     client.call("pause", True, alive=processes.check)
+    if not client.wait_for(_paused, START_S, processes.check):
+        raise NotRecorded(f"the recorder does not pause; see {processes.log('recorder')}")
     lost = not_kept(client.status, demonstrator.sent, ending.duration_s * demonstrator.step_hz)
     if not lost and ending.strayed_rad > MOST_STRAYED_RAD:
         lost = "arm_strayed"
@@ -252,6 +254,11 @@ def received_commands(status: RecorderStatus) -> int:
     """Messages of commands that the recorder has received."""
     counts = zip(status.stream_names, status.stream_received, strict=True)
     return sum(int(count) for name, count in counts if name.startswith("command:"))
+
+
+def _paused(status: RecorderStatus) -> bool:
+    """It records no more: told to pause, or it has ended by itself."""
+    return bool(status.state == status.PAUSED or status.reason)
 
 
 def _start_episode(client: RecorderClient, processes: Processes) -> None:

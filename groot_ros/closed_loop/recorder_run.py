@@ -14,7 +14,7 @@ from groot_ros.closed_loop.recorder_identity import Proof, prove
 from groot_ros.dataset.read import Dataset
 from groot_ros.dataset.spec import DatasetSpec
 from groot_ros.embodiment.load import load_embodiment
-from groot_ros.processes import Processes, node_command, ros_environment
+from groot_ros.processes import Processes, node_command, ros_environment, stoppable
 from groot_ros.share import share_directory
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run_recorder(
     robot, log, root = folder / "robot.yaml", folder / "published.npz", folder / "dataset"
     write_embodiment(setting, robot)
     DatasetSpec.of(load_embodiment(str(robot)))  # what cannot be recorded is refused before anything starts
-    with Processes(folder / "logs", environment) as processes, RecorderClient() as client:
+    with stoppable(), Processes(folder / "logs", environment) as processes, RecorderClient() as client:
         say(f"robot: {setting} (log: {processes.log('robot')})")
         publisher = processes.start(
             "robot", node_command("numbered_robot", {"embodiment": robot, "log": log, "seed": seed})

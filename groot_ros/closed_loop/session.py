@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from groot_ros.closed_loop.summary import Summary, summarize
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.policy.generation import embodiment_for
-from groot_ros.processes import Processes, node_command, ros_environment
+from groot_ros.processes import Processes, node_command, ros_environment, stoppable
 
 if TYPE_CHECKING:
     from groot_ros.msg import ActionChunk, PolicyStatus
@@ -86,7 +86,7 @@ def run_session(
         "autostart": True,
         **(policy_parameters or {}),
     }
-    with Processes(log_dir, environment) as processes, Observer(embodiment) as observer:
+    with stoppable(), Processes(log_dir, environment) as processes, Observer(embodiment) as observer:
         say(f"simulator (log: {processes.log('simulator')})")
         processes.start("simulator", node_command("simulator", {"embodiment": embodiment_name, "seed": seed}))
         say(f"policy node (log: {processes.log('policy')})")

@@ -192,7 +192,7 @@ class Demonstrator(SideNode):
                 try:
                     call(message)
                 except Exception as error:
-                    self._error = error
+                    self._error = self._error or error  # the first one: others may follow from it
                 self.changed.notify_all()
 
         return receive

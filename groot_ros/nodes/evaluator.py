@@ -8,6 +8,7 @@ import shlex
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ class EvaluatorNode(Node):
         if self._statuses == 0:
             return  # there is no policy that could move anything for us
         try:
-            ask(self._policy_calls["stop"], None, HALT_S)
+            ask(self._policy_calls["stop"], None, HALT_S if self._cancelled else ANSWER_S)
         except Exception as error:  # nothing may hide why this is called
             self.get_logger().error(f"the policy could not be told to stop: {error}")
 
@@ -191,9 +192,12 @@ class EvaluatorNode(Node):
             self.get_logger().fatal(note)
         except Exception as error:  # a bug: it has to be seen, and the process has to end
             note = f"{type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
             self.get_logger().fatal(note)
-        self._finish(note)
-        request_stop(code)
+        try:
+            self._finish(note)
+        finally:
+            request_stop(code)
 
     def _seeds(self) -> Iterator[int]:
         """Those that are missing; the folder is opened when the first is asked for: the policy is known then."""

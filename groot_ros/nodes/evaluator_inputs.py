@@ -63,6 +63,7 @@ def policy_report(message: PolicyStatus) -> PolicyReport:
         checkpoint=message.checkpoint,
         embodiment=message.embodiment,
         braking=message.braking,
+        dry_run=message.dry_run,
         counts=Counts(
             chunks=int(message.chunks),
             refused={reason: count for reason, count in refused.items() if reason not in rejected},

@@ -181,6 +181,10 @@ class SimRobot:
             try:
                 work()
             except Exception as error:
+                # The other thread may wait for this one, with what a reset waits for in its hands.
+                self._stop.set()
+                with self._frame_wanted:
+                    self._frame_wanted.notify_all()
                 self.failed(error)
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)

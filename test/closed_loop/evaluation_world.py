@@ -42,6 +42,7 @@ class FakeWorld:
         self.counts = Counts()
         self.latched_success = False  # what the success topic says of the present scene
         self.success_topic = self.status_topic = self.clock = True
+        self.dry_run = False
         self.answers = {"start": (True, ""), "stop": (True, ""), "reset": (True, ""), "reset_stop": (True, "")}
         self.reset_answer = ResetAnswer(True, "a new scene", "reach the red cube")
         self.judge = EpisodeJudge(1.0)
@@ -137,6 +138,8 @@ class FakeWorld:
         """The policy node publishes a status."""
         self.statuses += 1
         self.last = PolicyReport(
-            self.state, self.reason, self.message, self.instruction, "/ckpt", "sim_arm", False, self.counts
+            *(self.state, self.reason, self.message, self.instruction, "/ckpt", "sim_arm"),
+            counts=self.counts,
+            dry_run=self.dry_run,
         )
         self.judge.policy(self.last, self.now_ns())

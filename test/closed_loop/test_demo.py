@@ -10,7 +10,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from rich.console import Console
 
+import groot_ros.closed_loop.demo as demo
+from groot_ros.closed_loop.evaluation.record import EvaluationError
+from groot_ros.closed_loop.evaluation.run import Request
 from groot_ros.msg import ActionChunk, PolicyStatus
 
 
@@ -33,6 +37,23 @@ def test_the_demo_reaches_named_cubes_of_unseen_scenes(tmp_path: Path) -> None:
     assert picture.std() > 20  # not a blank sheet
     for log in (output / "logs").glob("*.log"):
         assert "Traceback" not in log.read_text()
+
+
+def test_only_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(demo, "run_evaluation", lambda request, console: asked.append(request))
+    for checkpoint in (str(demo.demo_checkpoint()), "/runs/a"):
+        (tmp_path / "run.json").write_text(json.dumps({"setting": {"checkpoint": checkpoint}, "facts": {}}))
+        (tmp_path / "episodes.jsonl").write_text("")
+        if checkpoint == "/runs/a":
+            with pytest.raises(EvaluationError, match="expected a new folder or an earlier demo, found another"):
+                demo.run_demo(tmp_path, 1, 0, Console())
+            assert (tmp_path / "episodes.jsonl").exists()
+        else:
+            demo.run_demo(tmp_path, 1, 0, Console())
+            assert not tmp_path.exists()
+            tmp_path.mkdir()
+    assert len(asked) == 1
 
 
 def chunk(number: int, model_s: float, wait_s: float, said: list[float], sent: list[float]) -> ActionChunk:

@@ -87,6 +87,26 @@ def test_a_policy_that_cannot_be_configured() -> None:
     assert world.log == NEVER_MOVES
 
 
+def test_a_policy_that_commands_nothing() -> None:
+    world = FakeWorld()
+    world.dry_run = True
+    interrupted(world, "in a dry run: set ~/dry_run to false")
+    assert world.log == NEVER_MOVES
+
+
+def test_an_e_stop_is_not_cleared_by_a_program() -> None:
+    world = FakeWorld(Script(success_s=1.0))
+    world.state, world.reason, world.message = State.STOPPED, "estop", "pressed on the panel"
+    interrupted(world, "e-stop: pressed on the panel; a person has to clear it, then go on with --resume")
+    assert world.log == ["stop", "halt"]
+
+
+def test_a_failure_without_a_success_topic_does_not_count() -> None:
+    world = FakeWorld(Script(success_s=1.0), Script(events=[(1.0, lambda w: setattr(w, "success_topic", False))]))
+    kept = interrupted(world, "seed 1: the success topic says nothing any more: is the simulator running", range(3))
+    assert [played.seed for played in kept] == [0]
+
+
 def test_a_clock_that_never_came() -> None:
     world = FakeWorld()
     world.clock, world.ros_s = False, 0.0

@@ -63,6 +63,24 @@ VERDICTS = {
         [CLEAR, (2.0, "chunk", None), (11.2, "success", True), (11.3, "clock", None)],
         (False, "time_limit", 10.0),
     ),
+    "refused at the end, for a moment": (
+        [CLEAR, (2.0, "chunk", None), (9.5, "policy", (State.REFUSING, "stale")), (11.1, "clock", None)],
+        (False, "time_limit", 10.0),
+    ),
+    "refused for long, and then no more": (
+        [CLEAR, (2.0, "chunk", None), (3.0, "policy", (State.REFUSING, "stale"))]
+        + [(8.0, "policy", (State.RUNNING, "")), (11.1, "clock", None)],
+        (False, "time_limit", 10.0),
+    ),
+    "it brought the robot where it never was": (
+        [
+            CLEAR,
+            (2.0, "chunk", None),
+            (3.0, "policy", (State.REFUSING, "out_of_training_range")),
+            (11.1, "clock", None),
+        ],
+        (False, "time_limit", 10.0),
+    ),
     "the gate stopped it": ([CLEAR, RUNNING, (3.0, "policy", (State.STOPPED, "gate"))], (False, "policy_gate", 2.0)),
     "an old status at the start": (
         [CLEAR, (1.05, "policy", (State.READY, "stop")), RUNNING, (3.0, "success", True)],
@@ -89,6 +107,11 @@ INTERRUPTIONS = {
     "nothing was executed": (
         [CLEAR, RUNNING, (2.0, "policy", (State.REFUSING, "stale")), (12.0, "clock", None)],
         "executed nothing in 10 s; it refused: stale: because of stale",
+    ),
+    "a stream that stopped": (
+        [CLEAR, RUNNING, (2.0, "chunk", None), (5.0, "policy", (State.REFUSING, "no_sample"))]
+        + [(6.0, "policy", (State.REFUSING, "stale")), (12.0, "clock", None)],
+        "refused every observation for the last 7.0 s: stale: because of stale",
     ),
 }
 

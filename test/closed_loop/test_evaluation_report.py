@@ -161,6 +161,7 @@ def test_a_checkpoint_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "processor" / "statistics.json").write_bytes(b"others")
     assert checkpoint_identity(str(tmp_path)) != first
     assert checkpoint_identity("nobody/has-this") == "" == checkpoint_identity("/not/there")
+    assert checkpoint_identity("../runs/reach") == ""  # no name of the hub's
 
 
 class Page(HTMLParser):

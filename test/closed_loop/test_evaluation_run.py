@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from groot_ros.closed_loop.evaluation.judge import Interrupted
 from groot_ros.closed_loop.evaluation.record import EvaluationError
 from groot_ros.closed_loop.evaluation.run import Request, run_evaluation
 from groot_ros.embodiment.load import load_embodiment
+from groot_ros.processes import stoppable
 
 DRAW = run._draw
 # A node that says so and waits; with a folder it is the evaluator: it plays what is missing of 3 episodes.
@@ -69,8 +71,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 
 
 def request(output: Path, **other: object) -> Request:
-    given: dict[str, object] = {"embodiment": "sim_tabletop", "checkpoint": "/runs/a", "output": output, "episodes": 3}
-    return Request(**(given | other))  # type: ignore[arg-type]
+    given: dict[str, object] = {"embodiment": "sim_tabletop", "checkpoint": "/runs/a", "output": output}
+    return Request(**(given | {"task": "reach", "episodes": 3} | other))  # type: ignore[arg-type]
 
 
 def quiet() -> Console:
@@ -82,7 +84,7 @@ def test_a_run_starts_three_nodes_and_ends_with_all_reports(
 ) -> None:
     output = tmp_path / "out"
     monkeypatch.setattr(run, "_draw", DRAW)
-    summary = run_evaluation(request(output, task="reach", speed=2.0, policy={"replan_steps": 4}), quiet(), "as typed")
+    summary = run_evaluation(request(output, speed=2.0, policy={"replan_steps": 4}), quiet(), "as typed")
     assert (summary.successes, summary.episodes, summary.complete) == (2, 3, True)
     assert {path.name for path in output.iterdir()} >= {"report.json", "report.md", "report.html", "report.png"}
     assert "![outcomes](report.png)" in (output / "report.md").read_text()
@@ -116,7 +118,7 @@ def test_a_control_is_for_the_policy_alone(stand_ins: dict, tmp_path: Path, monk
     run_evaluation(request(tmp_path / "out", control="cameras"), quiet())
     wired = load_embodiment(stand_ins["policy"]["embodiment"])
     right = load_embodiment("sim_tabletop")
-    assert [spec.camera for spec in wired.video.values()] == [spec.camera for spec in right.video.values()][::-1]
+    assert {spec.camera for spec in wired.video.values()} == set(right.scene_cameras)
     assert stand_ins["simulator"]["embodiment"] == stand_ins["evaluator"]["embodiment"] == "sim_tabletop"
     assert json.loads((tmp_path / "out" / "about.json").read_text())["setting"]["control"] == "cameras"
 
@@ -142,7 +144,37 @@ def test_a_node_that_dies_ends_the_run_with_its_last_words(node: str, stand_ins:
         run_evaluation(request(tmp_path / "out"), quiet())
 
 
-def test_a_signal_ends_all_nodes_and_leaves_a_report(tmp_path: Path) -> None:
+def test_an_evaluator_that_ends_too_early_is_no_evaluation(stand_ins: dict, tmp_path: Path) -> None:
+    stand_ins |= {"lines": [line(0)]}
+    with pytest.raises(Interrupted, match=r"^the evaluator ended with 2 episodes to play$"):
+        run_evaluation(request(tmp_path / "out"), quiet())
+    assert "ended with 2 episodes to play" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_run_goes_on_with_other_seeds(stand_ins: dict, tmp_path: Path) -> None:
+    run_evaluation(request(tmp_path / "out"), quiet())
+    stand_ins |= {"lines": [line(10)]}
+    summary = run_evaluation(request(tmp_path / "out", resume=True, seed=10, episodes=1), quiet())
+    assert (summary.episodes, summary.successes) == (1, 1)
+
+
+def test_without_a_picture_there_is_a_report_that_says_why_it_broke(
+    stand_ins: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("video 2 is cut off")
+
+    monkeypatch.setattr(run, "_draw", broken)
+    stand_ins |= {"breaks": True}
+    shown = io.StringIO()
+    with pytest.raises(Interrupted, match="said nothing for 10 s"):
+        run_evaluation(request(tmp_path / "out"), Console(file=shown))
+    assert "no picture: video 2 is cut off" in shown.getvalue()
+    assert "said nothing for 10 s" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_nodes_and_leaves_a_report(number: signal.Signals, tmp_path: Path) -> None:
     output, here = tmp_path / "out", Path(__file__).parent
     script = (
         f"import sys; sys.path[:0] = [{str(here)!r}]; import test_evaluation_run as t\n"
@@ -157,7 +189,7 @@ def test_a_signal_ends_all_nodes_and_leaves_a_report(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60.0
     while not (output / "episodes.jsonl").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)  # until the stand-in has begun
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60.0)
     assert b"KeyboardInterrupt" in errors, errors
     assert "stopped by a signal" in (output / "report.md").read_text()
@@ -165,10 +197,29 @@ def test_a_signal_ends_all_nodes_and_leaves_a_report(tmp_path: Path) -> None:
     assert not [pid for pid in held if int(pid) != os.getpid()]
 
 
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As ``nohup`` has it; the others end, once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # while it ends: no second exception
+        assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+
+
 REFUSALS = {
     "nothing to evaluate": ([], "expected --checkpoint, or --external"),
     "speed of another's simulator": (["--external", "--speed", "2"], "--speed is of the embedded simulator"),
     "control of another's policy": (["--external", "--control", "joints"], "--control changes the policy's robot"),
+    "no task": (["-c", "/runs/a"], "expected --task, such as reach_one or reach"),
+    "a task that is not there": (["-c", "/runs/a", "--task", "fly"], "--task: no task 'fly': there are reach_one"),
     "a setting without a value": (["-c", "/runs/a", "--set", "replan_steps"], "--set: expected NAME=VALUE"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.embodiment.errors import EmbodimentError
@@ -39,6 +39,7 @@ def test_degrees_are_no_radians() -> None:
     assert len(text.splitlines()) >= 6  # the gripper's percent too
 
 
+@settings(deadline=None)
 @given(joint=st.integers(0, 4), beyond=st.floats(0.01, 100), up=st.booleans())
 def test_what_leaves_the_limits_by_more_than_their_width_is_refused(joint: int, beyond: float, up: bool) -> None:
     embodiment, own = load_embodiment("sim_arm"), trained("sim_arm", "n1d7")
@@ -49,6 +50,7 @@ def test_what_leaves_the_limits_by_more_than_their_width_is_refused(joint: int, 
         check_training_ranges(embodiment, lambda key: (low, high) if key == "single_arm" else own(key), "ckpt")
 
 
+@settings(deadline=None)
 @given(share=st.floats(0, 1), shift=st.floats(-1, 1))
 def test_a_part_of_the_limits_or_a_moved_zero_is_taken(share: float, shift: float) -> None:
     own = trained("sim_arm", "n1d7")

@@ -42,7 +42,7 @@ class Stage(SideNode):
         self._seed, self._began_s, self._chunks = 0, 0.0, 0
         self._success = False
         self.state, self._reason, self._instruction = PolicyStatus.READY, "", ""
-        node, (camera, *_) = self.node, load_embodiment(robot).cameras.values()
+        node, (*_, camera) = self.node, load_embodiment(robot).all_cameras.values()  # the one that is filmed
         self._camera = node.create_publisher(Image, camera.topic, RELIABLE_QOS)
         self._picture = Image(height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width)
         self._picture.data = array.array("B", bytes(3 * camera.height * camera.width))
@@ -131,8 +131,8 @@ def test_an_evaluation_that_is_stopped_and_breaks_goes_on_to_its_end(robot_yaml:
             process.wait_for("2 so far")
             assert stage.wait_until(lambda: stage.log[-1] == "start", WAIT_S), stage.log
             begun = len(stage.log)
-            code, seconds = process.end(signal.SIGTERM)
-        assert code == 0 and seconds < 2.5, process.output
+            code, _ = process.end(signal.SIGTERM)
+        assert code == 0, process.output
         assert stage.log[begun:] == ["stop"] and stage.state == PolicyStatus.READY
         assert outcomes(output) == {0: "success", 1: "off_table"}
         report = json.loads((output / "report.json").read_text())
@@ -180,17 +180,20 @@ def test_the_task_node_of_the_docs_serves_an_evaluation(robot_yaml: Path, tmp_pa
         lifted = PoseStamped()
         lifted.pose.position.z = 0.2
 
-        def lift() -> None:  # while the policy runs, and not before
+        def lift() -> None:  # while the policy runs; before, the poses are of the scene before
             if stage.state == PolicyStatus.RUNNING:
-                cube.publish(lifted)
+                lifted.header.stamp = to_time(stage.node.get_clock().now().nanoseconds)
+            cube.publish(lifted)
 
         stage.node.create_timer(0.05, lift)
         output = tmp_path / "out"
-        with evaluator(robot_yaml, output, **topics, episodes=1, videos="none") as process:
+        with evaluator(robot_yaml, output, **topics, episodes=2, videos="none") as process:
             status, _ = process.end()
     assert status == 0, process.output
-    (episode,) = read_episodes(output)
-    assert (episode.outcome, episode.instruction, episode.video) == ("success", "lift the cube", None)
+    episodes = read_episodes(output)
+    assert [episode.seed for episode in episodes] == [0, 1]
+    for episode in episodes:
+        assert (episode.outcome, episode.instruction, episode.video) == ("success", "lift the cube", None)
 
 
 def test_two_simulators_in_one_domain_are_not_evaluated(robot_yaml: Path, tmp_path: Path) -> None:

@@ -215,7 +215,9 @@ def test_close_ends_both_threads_and_the_view() -> None:
     assert not {"sim-cameras", "sim-physics"} & {thread.name for thread in threading.enumerate()}
 
 
-def robot_with(make_view: Callable[[], Any], joints: Callable[[JointReading], None]) -> SimRobot:
+def robot_with(
+    make_view: Callable[[], Any], joints: Callable[[JointReading], None], wait_for_cameras: bool = False
+) -> SimRobot:
     def ignore(*_: Any) -> None:
         return None
 
@@ -227,6 +229,7 @@ def robot_with(make_view: Callable[[], Any], joints: Callable[[JointReading], No
         now_ns=time.monotonic_ns,
         clock_rate=1.0,
         outlets=Outlets(ignore, joints, ignore, ignore),
+        wait_for_cameras=wait_for_cameras,
     )
 
 
@@ -255,6 +258,25 @@ def test_an_exception_in_a_thread_is_reported() -> None:
     assert reported.wait(WAIT_S)
     robot.close()
     assert [str(error) for error in errors] == ["wire cut"]
+
+
+def test_a_renderer_that_breaks_leaves_nobody_waiting() -> None:
+    """Physics waits for pictures here, and would hold what a reset needs."""
+
+    class Broken(FakeView):
+        def render(self, qpos: np.ndarray, camera: str) -> Any:
+            raise OSError("GPU lost")
+
+    robot = robot_with(Broken, lambda reading: None, wait_for_cameras=True)
+    errors: list[Exception] = []
+    robot.failed = errors.append
+    robot.start()
+    for thread in robot._threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert [str(error) for error in errors] == ["GPU lost"]
+    robot.reset(5)  # returns
+    robot.close()
 
 
 def test_a_clock_that_jumps_does_not_move_the_arm() -> None:

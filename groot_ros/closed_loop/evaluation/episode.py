@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from groot_ros.closed_loop.evaluation.judge import Counts, EpisodeJudge, Interrupted, Phase, PolicyReport, Verdict
+from groot_ros.closed_loop.evaluation.judge import (
+    ESTOP,
+    Counts,
+    EpisodeJudge,
+    Interrupted,
+    Phase,
+    PolicyReport,
+    Verdict,
+)
 from groot_ros.policy.supervisor import LATCHED, MOVING, State
 
 REST_S = 10.0  # until a stopped robot stands
@@ -117,7 +125,7 @@ def await_policy(world: World, timeout_s: float) -> PolicyReport:
     """Wait until the policy node is active.
 
     Raises:
-        Interrupted: it is not there, or could not be configured.
+        Interrupted: it is not there, could not be configured, or commands nothing.
     """
 
     def decided() -> bool:
@@ -133,6 +141,8 @@ def await_policy(world: World, timeout_s: float) -> PolicyReport:
         raise Interrupted(
             f"the policy node is {state}, expected it active: {report.message or 'configure and activate'}"
         )
+    if report.dry_run:
+        raise Interrupted("the policy node is in a dry run: set ~/dry_run to false")
     return report
 
 
@@ -162,6 +172,8 @@ def play_one(world: World, plan: Plan, seed: int) -> Played:
     if judge.verdict is None:
         raise Interrupted(f"seed {seed}: {judge.interruption}")
     after = come_to_rest(world)
+    if not judge.verdict.success:
+        _await_word(world, judge, seed)
     return Played(seed, before.instruction, judge.verdict, judge, after.counts.since(before.counts), after)
 
 
@@ -169,7 +181,7 @@ def come_to_rest(world: World) -> PolicyReport:
     """Stop the policy, wait until the robot stands, and clear a stop that has latched; the status after that.
 
     Raises:
-        Interrupted: it does not come to rest, or the stop cannot be cleared.
+        Interrupted: it does not come to rest, or the stop cannot be cleared; an e-stop is a person's to clear.
         TimeoutError: a service does not answer.
     """
     world.policy("stop")
@@ -179,6 +191,8 @@ def come_to_rest(world: World) -> PolicyReport:
         REST_S,
         "did not bring the robot to rest",
     )
+    if report.state is State.STOPPED and report.reason == ESTOP:
+        raise Interrupted(f"e-stop: {report.message}; a person has to clear it, then go on with --resume")
     if report.state is State.STOPPED:
         done, message = world.policy("reset_stop")
         if not done:
@@ -214,6 +228,13 @@ def _await_clear(world: World, judge: EpisodeJudge, seed: int) -> None:
             f"seed {seed}: the success topic did not say false within {CLEAR_S:g} s after the reset: it has to be "
             "published all the time, false until the task is done"
         )
+
+
+def _await_word(world: World, judge: EpisodeJudge, seed: int) -> None:
+    """A failure counts only where a success would have been told: the success topic still speaks."""
+    said = judge.said
+    if not world.wait(lambda: judge.said > said, CLEAR_S):
+        raise Interrupted(f"seed {seed}: the success topic says nothing any more: is the simulator running?")
 
 
 def _instruct(world: World, text: str, seed: int) -> None:

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from groot_ros.policy.supervisor import LATCHED, MOVING, State
 
 TIME_LIMIT = "time_limit"
+ESTOP = "estop"
 # Latched stops that say nothing about what the policy can do: a person, or the machine.
-NOT_THE_POLICYS = frozenset({"estop", "control_gap", "inference_timeout"})
+NOT_THE_POLICYS = frozenset({ESTOP, "control_gap", "inference_timeout"})
+# Of the refusals, this one is where the policy has brought the robot; the others are of streams, clock and machine.
+OUT_OF_RANGE = "out_of_training_range"
+REFUSED_NS = 2_000_000_000  # for so long up to the time limit: the policy had no say any more
 
 
 class Interrupted(RuntimeError):
@@ -61,6 +65,7 @@ class PolicyReport:
         braking: still coming to rest.
         jitter_p99_s: how late control ticks begin; NaN: not known, as below.
         seam_ratio: acceleration at hand-overs over that inside chunks.
+        dry_run: no command goes to the robot.
     """
 
     state: State
@@ -73,6 +78,7 @@ class PolicyReport:
     counts: Counts = field(default_factory=Counts)
     jitter_p99_s: float = float("nan")
     seam_ratio: float = float("nan")
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class EpisodeJudge:
         distance_m, closest_m: to the goal, last and least while running; None: not told.
         chunks: what was executed while running.
         began_ns: when it began.
+        said: how often the success topic has said something, whatever the phase.
     """
 
     def __init__(self, time_limit_s: float) -> None:
@@ -123,8 +130,10 @@ class EpisodeJudge:
         self._lock = threading.RLock()
         self._limit_ns = round(time_limit_s * 1e9)
         self.began_ns = 0
+        self.said = 0
         self._moved = False
         self._refused = ""
+        self._refusing_ns: int | None = None  # since when it has refused without a break
 
     @property
     def over(self) -> bool:
@@ -156,6 +165,7 @@ class EpisodeJudge:
     def succeeded(self, value: bool, now_ns: int) -> None:
         """The success topic said ``value``."""
         with self._lock:
+            self.said += 1
             if self.phase in (Phase.CLEARING, Phase.READY):
                 # A true of the scene before may still be under way: it takes another false to begin.
                 self.phase = Phase.CLEARING if value else Phase.READY
@@ -184,8 +194,7 @@ class EpisodeJudge:
             return
         if report.state in MOVING:
             self._moved = True
-            if report.state is State.REFUSING:
-                self._refused = f"{report.reason}: {report.message}"
+            self._refuses(report, now_ns)
         elif report.state in LATCHED:
             if report.state is State.ERROR or report.reason in NOT_THE_POLICYS:
                 self._interrupt(f"the policy node stopped ({report.reason}): {report.message}")
@@ -206,8 +215,19 @@ class EpisodeJudge:
         elif not self.chunks:
             why = self._refused or "it gave no reason"
             self._interrupt(f"the policy executed nothing in {1e-9 * self._limit_ns:g} s; it refused: {why}")
+        elif self._refusing_ns is not None and now_ns - self._refusing_ns >= REFUSED_NS:
+            lasted_s = 1e-9 * (now_ns - self._refusing_ns)
+            self._interrupt(f"the policy refused every observation for the last {lasted_s:.1f} s: {self._refused}")
         else:
             self._end(Verdict(False, TIME_LIMIT, 1e-9 * self._limit_ns))
+
+    def _refuses(self, report: PolicyReport, now_ns: int) -> None:
+        if report.state is State.REFUSING:
+            self._refused = f"{report.reason}: {report.message}"
+        if report.state is not State.REFUSING or report.reason == OUT_OF_RANGE:
+            self._refusing_ns = None
+        elif self._refusing_ns is None:
+            self._refusing_ns = now_ns
 
     def _in_time(self, now_ns: int) -> bool:
         return now_ns - self.began_ns <= self._limit_ns

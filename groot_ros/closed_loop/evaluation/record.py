@@ -36,7 +36,8 @@ class Episode:
         stalled_ticks: without a planned target after the first chunk.
         jumps: largest distance of two chunks at each hand-over, before it is smoothed (rad or m).
         delay_ticks: control ticks that passed during each inference.
-        seam_ratio: acceleration at hand-overs over that inside chunks.
+        seam_ratio: acceleration at hand-overs over that inside chunks; over the last minute at the episode's end.
+        jitter_p99_ms: how late control ticks begin; over the same.
         latency_ms: stage -> milliseconds of each chunk, and ``AGE``.
         video: path in the folder.
     """
@@ -222,11 +223,15 @@ def checkpoint_identity(checkpoint: str) -> str:
 
 def _hub_revision(checkpoint: str) -> str:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     words = checkpoint.split("/")
     if len(words) < 2 or not all(words):
         return ""
-    found = try_to_load_from_cache("/".join(words[:2]), "/".join([*words[2:], "config.json"]))
+    try:
+        found = try_to_load_from_cache("/".join(words[:2]), "/".join([*words[2:], "config.json"]))
+    except HFValidationError:  # no name of the hub's: a folder of another machine
+        return ""
     if not isinstance(found, str):
         return ""
     parts = Path(found).parts

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,8 @@ from groot_ros.closed_loop.evaluation.report import PAGE, PICTURE, read_folder, 
 from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes
 from groot_ros.closed_loop.evaluation.words import headline, latency_rows, outcome_rows
 from groot_ros.dataset.durable import make_folder, write_json
-from groot_ros.processes import ProcessDied, Processes, node_command, ros_environment
+from groot_ros.processes import ProcessDied, Processes, node_command, ros_environment, stoppable
+from groot_ros.simulation.tasks import find_task
 
 LOOK_S = 0.25
 ABOUT = "about.json"
@@ -94,7 +92,7 @@ def run_evaluation(request: Request, console: Console, command: str = "") -> Eva
     note = ""
     error: BaseException | None = None
     try:
-        with _stoppable(), Processes(request.output / "logs", _environment(request)) as processes:
+        with stoppable(), Processes(request.output / "logs", _environment(request)) as processes:
             _start(request, robot, processes)
             try:
                 _follow(request, processes, console)
@@ -104,7 +102,13 @@ def run_evaluation(request: Request, console: Console, command: str = "") -> Eva
         note, error = "stopped by a signal", caught
     except (ProcessDied, Interrupted) as caught:
         note, error = str(caught), Interrupted(str(caught))
-    summary = _report(request, note, console) if (request.output / EPISODES).exists() else None
+    summary = None
+    try:
+        summary = _report(request, note, console) if (request.output / EPISODES).exists() else None
+    except (OSError, EvaluationError) as failure:
+        if error is None:
+            raise
+        console.print(f"no report: {failure}", markup=False)
     if error is not None:
         raise error
     if summary is None:
@@ -124,6 +128,18 @@ def _check(request: Request) -> None:
         raise EvaluationError("--speed is of the embedded simulator: with --external it has to be left out")
     if request.control and not request.checkpoint:
         raise EvaluationError("--control changes the policy's robot: it needs --checkpoint, to start the policy itself")
+    if not request.external:
+        _check_task(request.task)
+
+
+def _check_task(name: str) -> None:
+    """The embedded simulator has to judge something. Raises: EvaluationError."""
+    if not name:
+        raise EvaluationError("expected --task, such as reach_one or reach: without one nothing succeeds")
+    try:
+        find_task(name)
+    except ValueError as error:
+        raise EvaluationError(f"--task: {error}") from error
 
 
 def _robot(request: Request) -> str:
@@ -190,8 +206,9 @@ def _follow(request: Request, processes: Processes, console: Console) -> None:
             if now != size:
                 size = now
                 episodes = [episode for episode in read_episodes(request.output) if episode.seed in wanted]
-                good, last = sum(episode.success for episode in episodes), episodes[-1]
-                told = f"{good} successes, last: seed {last.seed} {last.outcome}"
+                told = f"{sum(episode.success for episode in episodes)} successes"
+                if episodes:  # those of a run that this one goes on with may all have other seeds
+                    told += f", last: seed {episodes[-1].seed} {episodes[-1].outcome}"
                 progress.update(bar, completed=len(episodes), told=escape(told))
                 if not console.is_terminal and len(episodes) // 10 != seen // 10:
                     console.print(f"{len(episodes)}/{request.episodes}: {told}", markup=False)
@@ -202,13 +219,10 @@ def _follow(request: Request, processes: Processes, console: Console) -> None:
     code = processes.ended("evaluator")
     if code:
         fatal = _FATAL.findall(processes.log("evaluator").read_text(errors="replace"))
-        raise Interrupted(fatal[-1] if fatal else _tail(processes, code))
-
-
-def _tail(processes: Processes, code: int) -> str:
-    log = processes.log("evaluator")
-    lines = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    return f"evaluator ended with code {code}; the end of {log}:\n{lines}"
+        raise Interrupted(fatal[-1] if fatal else processes.last_words("evaluator"))
+    missing = len(set(wanted) - {episode.seed for episode in read_episodes(request.output)})
+    if missing:
+        raise Interrupted(f"the evaluator ended with {missing} episodes to play")
 
 
 def _report(request: Request, note: str, console: Console) -> EvaluationSummary:
@@ -216,12 +230,24 @@ def _report(request: Request, note: str, console: Console) -> EvaluationSummary:
     wanted = range(request.seed, request.seed + request.episodes)
     folder.episodes = sorted((e for e in folder.episodes if e.seed in wanted), key=lambda episode: episode.seed)
     summary = summarize_episodes(folder.episodes, request.episodes)
-    if folder.episodes:
-        _draw(request, summary, folder.episodes)
     write_report(folder, request.episodes, note)
+    if folder.episodes and _drawn(request, summary, folder.episodes, console):
+        write_report(folder, request.episodes, note)  # that shows it
     _show(summary, Console(highlight=False))
     console.print(f"report: {request.output / PAGE}", markup=False, soft_wrap=True)
     return summary
+
+
+def _drawn(request: Request, summary: EvaluationSummary, episodes: Sequence[Episode], console: Console) -> bool:
+    """Whether there is a picture: a video that cannot be read is no reason to go without a report."""
+    import av
+
+    try:
+        _draw(request, summary, episodes)
+    except (OSError, ValueError, av.FFmpegError) as error:
+        console.print(f"no picture: {error}", markup=False)
+        return False
+    return True
 
 
 def _draw(request: Request, summary: EvaluationSummary, episodes: Sequence[Episode]) -> None:
@@ -251,25 +277,3 @@ def _words(parameters: Mapping[str, object]) -> dict[str, Any]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does, and a second signal does not keep the processes from being ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stopped = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

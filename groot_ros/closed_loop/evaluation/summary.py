@@ -32,7 +32,7 @@ class EvaluationSummary:
         distance_p50_m: at the end, over all episodes; failed_distance_p50_m: over the failures.
         refused, rejected: reason -> ticks refused, chunks not executed.
         stalled_share: of control ticks, without a planned target.
-        seam_ratio: median over episodes; jitter_p99_ms: of the worst one.
+        seam_ratio: median over episodes; jitter_p99_ms: of the worst one; each over the last minute at its end.
         latency: stage -> milliseconds over all chunks.
     """
 
