@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import threading
 import time
@@ -155,8 +154,3 @@ class FiniteLoss(TrainerCallback):
                     f"{name} at step {state.global_step} is {float(value)}: the run ends, its last checkpoint is as it "
                     "was. Begin again with a lower --learning-rate, or look for broken values in the dataset"
                 )
-
-
-def rank() -> int:
-    """The number of this process, before and without torch.distributed."""
-    return int(os.environ.get("RANK", "0"))

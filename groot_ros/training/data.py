@@ -59,6 +59,11 @@ class TrainingData:
         """Draws of one epoch."""
         return self.schedule.epoch_length
 
+    def check_prompts(self, max_tokens: int) -> None:
+        """Whether the network takes every instruction. Raises: ProcessorError."""
+        for text in self.dataset.windows.texts():
+            self.processor.check_instruction(text, max_tokens)
+
     def write_processor(self, directory: Path) -> None:
         """The processor's files, and the tokenizer's where the base checkpoint has them. Raises: OSError."""
         self.processor.save(directory)

@@ -32,7 +32,7 @@ from groot_ros.training.errors import TrainingError
 PARTIAL = "partial"
 REPORT = "training.json"
 STATE = "trainer_state.json"
-EXPERIMENT = "experiment_cfg"
+EXPERIMENT, STATISTICS = "experiment_cfg", "dataset_statistics.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 # What only resuming reads; everything else of a checkpoint is the model's.
 _RESUMING = re.compile(
@@ -119,7 +119,7 @@ def write_experiment(directory: Path, flags: Mapping[str, Any], statistics: Mapp
         if (directory / name).is_file():
             shutil.copyfile(directory / name, folder / copy)
     content = json.dumps(statistics, indent=2)
-    (folder / "dataset_statistics.json").write_text(content, encoding="utf-8")
+    (folder / STATISTICS).write_text(content, encoding="utf-8")
 
 
 def write_report(output: Path, report: Mapping[str, Any]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import os
-import shutil
 import signal
 import sys
 import time
@@ -16,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from groot_ros.share import share_directories
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
+from groot_ros.training.preflight import check_gpus, check_libraries, check_space, deepspeed_file, rank, sharded
 
 if TYPE_CHECKING:
     from groot_ros.model.groot import GrootModel
@@ -39,47 +37,59 @@ def finetune(flags: FinetuneFlags, console: Console) -> int:
             where it can be known then. Checkpoints that were written stay as they are.
     """
     from groot_ros.model.checkpoint import load_config, resolve_checkpoint
-    from groot_ros.training.resume import starting_point
+    from groot_ros.training.resume import earlier_report, starting_point
 
     if not flags.base_model_path:
         raise TrainingError("--base-model-path: expected a checkpoint directory or a hub id, found nothing")
     base = resolve_checkpoint(flags.base_model_path)
     config = load_config(base)
     flags = flags.resolved(config.generation)
-    _check_libraries(flags)
-    start = starting_point(flags) if _rank() == 0 or flags.resume_from_checkpoint else None
-    quiet = Console(stderr=True, quiet=True) if _rank() else console
+    check_libraries(flags)
+    check_gpus(flags)
+    start = starting_point(flags) if rank() == 0 or flags.resume_from_checkpoint else None
+    before = earlier_report(flags, start)
+    quiet = Console(stderr=True, quiet=True) if rank() else console
     with _quiet_libraries():
-        return _train(flags, base, start, quiet)
+        return _train(flags, base, start, before, quiet)
 
 
 def launch(flags: FinetuneFlags, argv: list[str]) -> None:
     """With `--num-gpus N` > 1, replaces this process by torchrun with N of them; does nothing inside torchrun."""
     if flags.num_gpus < 2 or "RANK" in os.environ:
         return
+    check_gpus(flags)
+    # A checkpoint of a large network takes longer than the 30 s that torchrun waits before it kills its processes.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={flags.num_gpus}"]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "-m", "groot_ros.cli", *argv])
 
 
-def _train(flags: FinetuneFlags, base: Path, start: Path | None, console: Console) -> int:
+def _train(
+    flags: FinetuneFlags, base: Path, start: Path | None, before: dict[str, Any] | None, console: Console
+) -> int:
     import torch
 
     from groot_ros.training import output
+    from groot_ros.training.explain import explained
+    from groot_ros.training.resume import check_same_samples
     from groot_ros.training.trainer import training_arguments
 
     if flags.torch_threads:
         torch.set_num_threads(flags.torch_threads)
     folder = Path(flags.output_dir)
-    arguments = training_arguments(flags, _deepspeed_file(flags.deepspeed))
+    arguments = training_arguments(flags, deepspeed_file(flags.deepspeed))
     data = _open_data(flags, base, console)
-    model, trained = _make_model(flags, base, arguments.device, sharded=_sharded(flags))
+    model, trained = _make_model(flags, base, arguments.device, whole=not sharded(flags))
+    data.check_prompts(model.max_prompt_tokens)
     trainer = _make_trainer(flags, model, trained, arguments, data, start, console)
     report = _first_report(flags, trainer, data, start)
+    if start is not None and before is not None:
+        check_same_samples(start, before, report, data.statistics)
     if arguments.should_save:
         folder.mkdir(parents=True, exist_ok=True)
         output.clear_leftovers(folder)
-        _check_space(flags, trainer, console)
+        check_space(flags, trainer, console)
         output.write_report(folder, report)
     for line in (*data.notices, _summary(report)):
         console.print(line, markup=False, soft_wrap=True)
@@ -87,7 +97,7 @@ def _train(flags: FinetuneFlags, base: Path, start: Path | None, console: Consol
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except Exception as error:
-        raise _explained(error, folder, flags) from error
+        raise explained(error, folder) from error
     finally:
         trainer.stop.restore()
         trainer.progress.close()
@@ -106,7 +116,7 @@ def _open_data(flags: FinetuneFlags, base: Path, console: Console) -> TrainingDa
         return build_data(flags, base, load_config(base), progress)
 
 
-def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, sharded: bool) -> tuple[GrootModel, Any]:
+def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, whole: bool) -> tuple[GrootModel, Any]:
     """The network with what is to be trained in float32, and the module that the trainer calls."""
     import torch
 
@@ -115,14 +125,14 @@ def _make_model(flags: FinetuneFlags, base: Path, device: Any, *, sharded: bool)
     from groot_ros.training.parts import Choice, TrainingModel, freeze
 
     # Sharding engines place the parameters themselves, and want one dtype.
-    place = torch.device("cpu") if sharded else device
+    place = device if whole else torch.device("cpu")
     model = load_model(base, dtype=torch.float32, device=place, state_dropout_prob=flags.state_dropout_prob)
     choice = Choice.of(flags, model)
     asleep = freeze(model, choice)
     if flags.lora_rank:
         torch.manual_seed(flags.seed)  # new adapters are random
         add_adapters(model, flags)
-    if place.type == "cuda":
+    if place.type == "cuda" and flags.bf16 is not False:
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
@@ -196,6 +206,7 @@ def _finish(
     """Root of the run, picture and report, by the first process."""
     from groot_ros.training import output
     from groot_ros.training.picture import draw_loss
+    from groot_ros.training.resume import going_on
 
     folder, state = Path(flags.output_dir), trainer.state
     finished = state.global_step >= flags.max_steps
@@ -220,107 +231,13 @@ def _finish(
         console.print(f"{folder}: {state.global_step} steps in {seconds:.0f} s; picture: {folder / 'loss.png'}")
         return 0
     name = signal.Signals(trainer.stop.received or signal.SIGINT).name
+    done = output.checkpoints(folder)
+    how = f"with {done[-1][1].name}: {going_on(done[-1][1])}" if done else "before its first checkpoint: begin again"
     console.print(
-        f"stopped by {name} after step {state.global_step} of {flags.max_steps}, with a checkpoint; to go on, run the "
-        "same command with --resume",
+        f"stopped by {name} after step {state.global_step} of {flags.max_steps}, {how}",
         soft_wrap=True,
     )
     return INTERRUPTED
-
-
-def _explained(error: Exception, folder: Path, flags: FinetuneFlags) -> Exception:
-    """What ended the training, and how to go on from what is kept."""
-    from groot_ros.training.output import checkpoints
-
-    if isinstance(error, TrainingError):
-        return error
-    import torch
-
-    done = checkpoints(folder)
-    kept = (
-        f"{done[-1][1]} is whole: run the same command with --resume"
-        if done
-        else "there is no checkpoint yet: begin again"
-    )
-    if isinstance(error, torch.OutOfMemoryError):
-        return TrainingError(
-            f"the GPU's memory is full ({str(error).splitlines()[0]}); use a smaller --global-batch-size with "
-            f"--gradient-accumulation-steps, --gradient-checkpointing, or --lora-rank; {kept}"
-        )
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and _is_lost_peer(error):
-        return TrainingError(
-            f"process {_rank()} lost another process of the run ({str(error).splitlines()[0]}); {kept}"
-        )
-    if isinstance(error, OSError):
-        return TrainingError(f"{error}; {kept}")
-    return error
-
-
-def _is_lost_peer(error: Exception) -> bool:
-    import torch
-
-    words = ("connection closed by peer", "connection reset", "broken pipe", "nccl", "gloo", "timed out")
-    return isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in words)
-
-
-def _check_space(flags: FinetuneFlags, trainer: GrootTrainer, console: Console) -> None:
-    """TrainingError where not even one checkpoint fits beside what is there; a warning where not all do."""
-    from groot_ros.training.output import checkpoints
-
-    folder = Path(flags.output_dir)
-    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    moments = (
-        0 if flags.save_only_model else 2 * sum(p.numel() * 4 for p in trainer.model.parameters() if p.requires_grad)
-    )
-    needed, free = weights + moments, shutil.disk_usage(folder).free
-    saves = min(flags.save_total_limit, -(-flags.max_steps // flags.save_steps)) - len(checkpoints(folder)) + 1
-    if free < needed:
-        raise TrainingError(
-            f"{folder}: a checkpoint needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; free space, or "
-            "name an --output-dir on another disk"
-        )
-    if free < needed * saves:
-        console.print(
-            f"warning: {saves} checkpoints of {needed / 1e9:.1f} GB do not fit into the {free / 1e9:.1f} GB that are "
-            "free; lower --save-total-limit or free space",
-            style="yellow",
-            soft_wrap=True,
-        )
-
-
-def _check_libraries(flags: FinetuneFlags) -> None:
-    """TrainingError for a library that a flag needs and that is not there, before anything is loaded."""
-    wanted = {"accelerate": "pip install accelerate", "tensorboard": "pip install tensorboard"}
-    if flags.lora_rank:
-        wanted["peft"] = "--lora-rank needs it: pip install peft"
-    if flags.use_wandb:
-        wanted["wandb"] = "--use-wandb needs it: pip install wandb"
-    if flags.deepspeed:
-        wanted["deepspeed"] = "--deepspeed needs it: pip install deepspeed"
-    for name, how in wanted.items():
-        if importlib.util.find_spec(name) is None:
-            raise TrainingError(f"the package {name} is not installed; {how}")
-    if flags.use_wandb:
-        os.environ.setdefault("WANDB_PROJECT", flags.wandb_project)
-
-
-def _deepspeed_file(name: str) -> Path | None:
-    """The JSON file of `--deepspeed`: one of ours by name, or a path."""
-    if not name:
-        return None
-    for path in (Path(name), *(root / "config" / "training" / f"{name}.json" for root in share_directories())):
-        if path.is_file():
-            return path
-    raise TrainingError(f"--deepspeed is {name!r}, expected zero2, zero3, or a JSON file")
-
-
-def _sharded(flags: FinetuneFlags) -> bool:
-    return bool(flags.deepspeed) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager

@@ -24,10 +24,14 @@ from groot_ros.training.callbacks import ProgressBar, StopOnSignal
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
 from groot_ros.training.parts import TrainingModel, decay_groups
-from groot_ros.training.resume import load_weights
+from groot_ros.training.resume import going_on, load_weights
 from groot_ros.training.schedule import rank_draws
 
 EPSILON = 1e-8
+_NOT_WRITTEN = (
+    "no checkpoint is written. Go on from the one before or begin again, with a lower --learning-rate, or look for "
+    "broken values in the dataset"
+)
 
 
 def training_arguments(flags: FinetuneFlags, deepspeed: Path | None = None) -> TrainingArguments:
@@ -217,6 +221,10 @@ class GrootTrainer(Trainer):
             self._barrier()
             if main:
                 output.publish(self._partial / f"checkpoint-{step}", self.output)
+        except TrainingError:
+            if main:
+                shutil.rmtree(self._partial, ignore_errors=True)
+            raise
         except Exception as error:  # safetensors, torch and the system each say a full disk in their own way
             if main:
                 shutil.rmtree(self._partial, ignore_errors=True)
@@ -231,17 +239,24 @@ class GrootTrainer(Trainer):
         done = output.checkpoints(self.output)
         free = shutil.disk_usage(self.output).free / 1e9
         before = (
-            f"{done[-1][1]} is untouched: free space and run the same command with --resume"
+            f"{done[-1][1]} is untouched: free space; {going_on(done[-1][1])}"
             if done
             else ("there is none before it: free space and begin again")
         )
         return f"the checkpoint of step {step} could not be written ({error}; {free:.2f} GB free); {before}"
 
     def _check_loss(self) -> None:
+        """TrainingError where the loss of the last step or a trained weight is not finite."""
         if self._loss is not None and not math.isfinite(self._loss.item()):
+            raise TrainingError(f"the loss at step {self.state.global_step} is {self._loss.item()}; {_NOT_WRITTEN}")
+        trained = {name: _local(p) for name, p in self._groot.named_parameters() if p.requires_grad}
+        finite = {name: value.isfinite().all() for name, value in trained.items() if value.numel()}
+        fine = torch.stack([*finite.values()]).tolist() if finite else []  # one wait for the GPU, not one per parameter
+        broken = [name for name, is_fine in zip(finite, fine) if not is_fine]
+        if broken:
             raise TrainingError(
-                f"the loss at step {self.state.global_step} is {self._loss.item()}; no checkpoint is written. Resume "
-                "from the one before or begin again, with a lower --learning-rate"
+                f"the weights at step {self.state.global_step} are no numbers (in {len(broken)} of {len(trained)} "
+                f"parameters, {broken[0]} first); {_NOT_WRITTEN}"
             )
 
     def _barrier(self) -> None:
@@ -252,8 +267,14 @@ class GrootTrainer(Trainer):
         """One directory in NVIDIA's layout: weights, config, processor, experiment_cfg."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        if not state_dict:
+        if state_dict is None:
             state_dict = self._groot.state_dict()
+        elif not state_dict:  # what transformers gives where ZeRO-3 did not put the shards together
+            raise TrainingError(
+                f"--deepspeed {self._flags.deepspeed}: ZeRO-3 gave no whole weights to save; set "
+                "zero_optimization.stage3_gather_16bit_weights_on_model_save to true in its JSON, as "
+                "config/training/zero3.json has it"
+            )
         state = {name.removeprefix(TrainingModel.PREFIX): tensor for name, tensor in state_dict.items()}
         if lora.has_adapters(self._groot):
             state = lora.merged(self._groot, state)
@@ -270,7 +291,17 @@ class GrootTrainer(Trainer):
             load_weights(self._groot, Path(resume_from_checkpoint))
 
 
+def _local(parameter: Tensor) -> Tensor:
+    """What this process has of a parameter, which FSDP shards."""
+    value: Any = parameter.detach()
+    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[no-any-return]
+
+
 def _as_worker(_: int) -> None:
-    """Ctrl-C goes to every process of a terminal; the training process ends its workers once it has saved."""
+    """A worker outlives the signal that stops the run: the training process ends it once it has saved.
+
+    Ctrl-C goes to every process of a terminal, and torchrun and Slurm send SIGTERM to the whole group. A worker that
+    dies of it ends the step, and with it the run before its checkpoint. A second SIGTERM ends the worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

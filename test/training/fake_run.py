@@ -1,7 +1,7 @@
 """Small training runs on a golden network and invented samples, in this process or as a program of its own.
 
 As a program: `python fake_run.py RUNS.json`, a list of runs, one after the other: the flags of each, `base`, `output`,
-and `lethal`, which draw makes which signal.
+and `lethal`, which draw makes which signal, and whether the whole process `group` gets it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def without_dropout(base: Path, directory: Path) -> Path:
     return copy
 
 
+def assert_same_curve(left: Path, right: Path) -> None:
+    """Losses and gradient norms of two runs, which AdamW and clipping do not hide the scale of, agree to 1e-4."""
+    curves = []
+    for output in (left, right):
+        history = json.loads((output / "training.json").read_text(encoding="utf-8"))["history"]
+        curves.append([[entry["loss"], entry["grad_norm"]] for entry in history if "loss" in entry])
+    assert len(curves[0]) == len(curves[1]) > 0
+    torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-4, atol=1e-6)
+
+
 def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
     """Weights of two runs agree to 1e-5.
 
@@ -106,6 +116,9 @@ class FakeData:
                 batch[name] = value.repeat(len(samples), *[1] * (value.ndim - 1))
         return batch
 
+    def check_prompts(self, max_tokens: int) -> None:
+        assert max_tokens > self.inputs["input_ids"].shape[1]
+
     def write_processor(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "processor_config.json").write_text("{}", encoding="utf-8")
@@ -131,13 +144,16 @@ def run(base: Path, output: Path, *, data: FakeData | None = None, **flags: Any)
 class Lethal(FakeData):
     """A process that gets a signal when it makes a draw."""
 
-    def __init__(self, file: Path, draw: int, number: int) -> None:
+    def __init__(self, file: Path, draw: int, number: int, *, group: bool = False) -> None:
         super().__init__(file)
-        self._draw, self._number = draw, number
+        self._draw, self._number, self._group = draw, number, group
 
     def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
         if draw == self._draw:
-            os.kill(os.getpid(), self._number)
+            if self._group:
+                os.killpg(os.getpgid(0), self._number)
+            else:
+                os.kill(os.getpid(), self._number)
         return super().__getitem__(draw)
 
 
@@ -145,5 +161,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for content in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         start, end, lethal = Path(content.pop("base")), Path(content.pop("output")), content.pop("lethal", None)
-        given = Lethal(start.parent / "data.pt", lethal["draw"], lethal["signal"]) if lethal else None
+        given = Lethal(start.parent / "data.pt", lethal.pop("draw"), lethal.pop("signal"), **lethal) if lethal else None
         print("code", run(start, end, data=given, **content).code, flush=True)

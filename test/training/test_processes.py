@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_run import assert_close, run, without_dropout
+from fake_run import assert_close, assert_same_curve, run, without_dropout
 from safetensors.torch import load_file
 
 from groot_ros.training.output import checkpoints
@@ -83,6 +83,7 @@ def test_two_processes_are_one(pair, tmp_path):
     run(pair.base, tmp_path / "one", **EQUAL)
     output = pair.folder / "equal"
     assert_close(load_file(tmp_path / "one" / "model.safetensors"), load_file(output / "model.safetensors"))
+    assert_same_curve(tmp_path / "one", output)
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(os.listdir(output / "checkpoint-2"))
     assert json.loads((output / "training.json").read_text())["processes"] == 2
 
@@ -93,6 +94,27 @@ def test_signal_to_one_process_stops_both_after_the_same_step(pair):
     report = json.loads((output / "training.json").read_text())
     assert (report["state"], report["step"]) == ("interrupted", 2)
     assert [step for step, _ in checkpoints(output)] == [2]
+
+
+def test_signal_to_the_whole_group_leaves_the_workers_alive(base_n1d7, tmp_path):
+    """As torchrun and Slurm send it: to the training process and to the worker of its loader, which draws the 9th."""
+    settings = {**SETTINGS, "max_steps": 6, "save_steps": 6, "dataloader_num_workers": 1}
+    lethal = {"draw": 9, "signal": signal.SIGTERM, "group": True}
+    file = tmp_path / "runs.json"
+    file.write_text(
+        json.dumps([{**settings, "base": str(base_n1d7), "output": str(tmp_path / "run"), "lethal": lethal}])
+    )
+    told = subprocess.run(
+        [sys.executable, str(PROGRAM), str(file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=110,
+    )
+    assert told.stdout == "code 130\n", told
+    # It is sent before the third batch is there, so after one of the first three steps.
+    assert checkpoints(tmp_path / "run")[0][0] in (1, 2, 3)
 
 
 def test_process_that_dies_ends_the_other_with_a_message(pair):

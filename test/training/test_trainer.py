@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
-from fake_run import FakeData, Lethal, assert_close, run, without_dropout
+from fake_run import FakeData, Lethal, assert_close, assert_same_curve, run, without_dropout
 from safetensors.torch import load_file
 
 import groot_ros.training.trainer as trainer_module
+from groot_ros.dataset.errors import DatasetError
 from groot_ros.model.checkpoint import load_config, load_model
 from groot_ros.training.errors import TrainingError
+from groot_ros.training.flags import FinetuneFlags
 from groot_ros.training.output import checkpoints, publish_root
+from groot_ros.training.run import launch
 
 STEPS = {"max_steps": 6, "save_steps": 3, "global_batch_size": 4, "learning_rate": 1e-3}
 
@@ -110,6 +114,7 @@ def test_accumulated_batches_are_one_batch(base_n1d7, tmp_path):
     data = run(base, tmp_path / "two", global_batch_size=2, gradient_accumulation_steps=2, **settings)
     assert sorted(data.seen) == list(range(8))
     assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert_same_curve(tmp_path / "one", tmp_path / "two")
 
 
 def test_adapters_resume_exactly_and_leave_a_plain_checkpoint(base_n1d7, tmp_path):
@@ -181,7 +186,7 @@ def test_full_disk_in_the_optimizer(base_n1d7, tmp_path, monkeypatch):
 
 def test_too_little_space_is_said_before_training(base_n1d7, tmp_path, monkeypatch):
     free = trainer_module.shutil.disk_usage("/")._replace(free=10_000)
-    monkeypatch.setattr("groot_ros.training.run.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("groot_ros.training.preflight.shutil.disk_usage", lambda _: free)
     data = FakeData(base_n1d7.parent / "data.pt")
     with pytest.raises(TrainingError, match=r"a checkpoint needs 0\.\d+ GB, and 0\.00 GB are free"):
         run(base_n1d7, tmp_path / "run", data=data, **STEPS)
@@ -218,11 +223,97 @@ def test_folder_with_something_else_is_refused(base_n1d7, tmp_path):
         run(base_n1d7, tmp_path / "letter.txt", **STEPS)
 
 
+def test_weights_that_are_no_numbers_end_the_run(base_n1d7, tmp_path, monkeypatch):
+    """Gradients of the last step break the weights; its own loss is still a number."""
+    real, calls = trainer_module.GrootTrainer.compute_loss, []
+
+    def compute_loss(self, *args, **kwargs):
+        loss = real(self, *args, **kwargs)
+        calls.append(loss)
+        if len(calls) == 6:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        return loss
+
+    monkeypatch.setattr(trainer_module.GrootTrainer, "compute_loss", compute_loss)
+    with pytest.raises(TrainingError, match=r"weights at step 6 are no numbers .*no checkpoint is written"):
+        run(base_n1d7, tmp_path / "run", **{**STEPS, "logging_steps": 100})
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == [3]
+
+
+def test_weights_that_nobody_put_together_are_not_saved(base_n1d7, tmp_path, monkeypatch):
+    """transformers gives no weights where ZeRO-3 leaves them in shards."""
+    real = trainer_module.GrootTrainer._save
+    monkeypatch.setattr(trainer_module.GrootTrainer, "_save", lambda self, folder: real(self, folder, {}))
+    with pytest.raises(TrainingError, match="stage3_gather_16bit_weights_on_model_save"):
+        run(base_n1d7, tmp_path / "run", **STEPS)
+    assert not checkpoints(tmp_path / "run") and not (tmp_path / "run" / "partial").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_data_end_the_run_in_one_line(base_n1d7, tmp_path, workers):
+    class Broken(FakeData):
+        def __getitem__(self, draw):
+            if draw == 17:
+                raise DatasetError("file.mp4: expected a picture, found none: repair it")
+            return super().__getitem__(draw)
+
+    broken = Broken(base_n1d7.parent / "data.pt")
+    with pytest.raises(TrainingError) as refused:
+        run(base_n1d7, tmp_path / "run", data=broken, **STEPS, dataloader_num_workers=workers)
+    assert str(refused.value) == (
+        f"file.mp4: expected a picture, found none: repair it; {tmp_path / 'run' / 'checkpoint-3'} is whole: run the "
+        "same command with --resume"
+    )
+
+
+def test_other_samples_are_not_resumed(base_n1d7, tmp_path):
+    file = base_n1d7.parent / "data.pt"
+    run(base_n1d7, tmp_path / "run", data=Lethal(file, 9, signal.SIGINT), **STEPS)
+    other = FakeData(file)
+    other.summary = {**other.summary, "windows": 41}
+    other.statistics = {"new_embodiment": {"state": {"arm": {"mean": [0.5]}}}}
+    with pytest.raises(TrainingError) as refused:
+        run(base_n1d7, tmp_path / "run", data=other, resume_from_checkpoint=True, **STEPS)
+    assert "data.windows was 40, is 41; the statistics" in str(refused.value)
+    assert "begin a new run with --base-model-path" in str(refused.value) and "checkpoint-3" in str(refused.value)
+    report = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert (report["state"], report["data"]["windows"]) == ("interrupted", 40)
+    with pytest.raises(TrainingError, match="samples_per_step was 4, is 8"):
+        run(base_n1d7, tmp_path / "run", resume_from_checkpoint=True, **STEPS, batch_size=8)
+
+
+def test_finished_run_without_a_root_gets_one(base_n1d7, whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    (copy / "config.json").unlink()
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"the run is finished: checkpoint-6 of 6 steps"):
+        run(base_n1d7, copy, resume_from_checkpoint=True, **STEPS)
+    load_model(copy)
+    assert_same(weights(copy), weights(whole))
+
+
+def test_adapters_are_not_for_sharded_weights(base_n1d7, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(TrainingError, match="--lora-rank with --deepspeed or FSDP"):
+        run(base_n1d7, tmp_path / "run", lora_rank=2, **STEPS)
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    flags = FinetuneFlags(num_gpus=3)
+    with pytest.raises(TrainingError, match="--num-gpus is 3, expected at most 2"):
+        launch(flags, [])
+
+
 def test_checkpoints_without_optimizer_are_not_resumed(base_n1d7, tmp_path):
     stopping = Lethal(base_n1d7.parent / "data.pt", 9, signal.SIGINT)
     run(base_n1d7, tmp_path / "run", data=stopping, save_only_model=True, **STEPS)
     with pytest.raises(TrainingError, match=r"checkpoint-3 holds no optimizer .*--save-only-model"):
         run(base_n1d7, tmp_path / "run", resume_from_checkpoint=True, **STEPS)
+    with pytest.raises(TrainingError, match=r"holds a run .*at step 3; it holds no optimizer .*begin a new run"):
+        run(base_n1d7, tmp_path / "run", save_only_model=True, **STEPS)
 
 
 def test_run_that_ended_before_its_first_checkpoint_begins_again(base_n1d7, whole, tmp_path, monkeypatch):
