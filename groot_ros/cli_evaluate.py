@@ -55,7 +55,9 @@ def evaluate(
         str, typer.Option("--checkpoint", "-c", help="Directory or hub id; with --external: empty if a policy runs.")
     ] = "",
     embodiment: EmbodimentOption = "sim_tabletop",
-    task: Annotated[str, typer.Option(help="Such as reach_one, reach, reach:blue, push, pick.")] = "",
+    task: Annotated[
+        str, typer.Option(help="Such as reach_one, reach, reach:blue, push, pick; not needed with --external.")
+    ] = "",
     episodes: Annotated[int, typer.Option(min=1, help="How many, each with a seed of its own.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; each takes the next.")] = 1000,
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for report and videos.")] = Path(

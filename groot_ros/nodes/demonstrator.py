@@ -21,6 +21,7 @@ from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from groot_ros.embodiment.schema import Embodiment
+from groot_ros.nodes.calls import answer
 from groot_ros.nodes.convert import message_class, to_duration, to_time
 from groot_ros.nodes.side_node import SideNode
 from groot_ros.simulation.expert import Expert
@@ -125,9 +126,9 @@ class Demonstrator(SideNode):
         """
         with self.changed:
             self._expert = None
-        answer = self._ask(self._reset, ResetEpisode.Request(seed=seed, task=task.name))
-        if not answer.success:
-            raise NotDemonstrated(f"{self._reset.srv_name}: {answer.message}")
+        begun = self._ask(self._reset, ResetEpisode.Request(seed=seed, task=task.name))
+        if not begun.success:
+            raise NotDemonstrated(f"{self._reset.srv_name}: {begun.message}")
         scene = task.scene(seed)
         # Samples of the old scene may still be on the way. The first message that shows the new cubes has a stamp of
         # the new scene, and so has whatever is newer.
@@ -136,7 +137,7 @@ class Demonstrator(SideNode):
         self._wait(lambda: self._shows(scene), STANDS_S, f"seed {seed}: {SIMULATOR}/cubes does not show the scene")
         begin_ns = self._cubes_ns
         self._wait(lambda: self._seen_since(begin_ns), STANDS_S, f"seed {seed}: a camera or the joints say nothing new")
-        return str(answer.instruction)
+        return str(begun.instruction)
 
     def set_speed(self, factor: float) -> None:
         """Have the simulator do so many seconds per second, at most. Raises NotDemonstrated."""
@@ -264,24 +265,19 @@ class Demonstrator(SideNode):
         return self._stamp_ns > begin_ns and all(cameras)
 
     def _ask(self, client: Client, request: Any) -> Any:
-        if not client.wait_for_service(ANSWER_S):
-            raise NotDemonstrated(f"{client.srv_name}: not there after {ANSWER_S:.0f} s")
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: self._notify())
-        self._wait(future.done, ANSWER_S, f"{client.srv_name} does not answer")
-        return future.result()
+        try:
+            return answer(client, request, ANSWER_S, self._go_on)
+        except TimeoutError as error:
+            raise NotDemonstrated(str(error)) from error
 
-    def _notify(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
+    def _go_on(self) -> None:
+        """Raises what went wrong in the node's thread, or elsewhere."""
+        if self._error is not None:
+            raise self._error
+        self._alive()
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-        def alive() -> None:
-            if self._error is not None:
-                raise self._error
-            self._alive()
-
-        if not self.wait_until(condition, timeout_s, alive):
+        if not self.wait_until(condition, timeout_s, self._go_on):
             raise NotDemonstrated(f"{otherwise} (waited {timeout_s:.0f} s)")
 
 

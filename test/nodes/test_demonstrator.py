@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from groot_ros.closed_loop import demonstrate
 from groot_ros.closed_loop.demonstrate import Pace, not_kept, run_demonstrations
 from groot_ros.dataset.read import Dataset
 from groot_ros.msg import RecorderStatus
+from groot_ros.nodes.demonstrator import Demonstrator
 from groot_ros.simulation.arm import SimArm
 from groot_ros.simulation.expert import Expert
 from groot_ros.simulation.tasks import find_task
@@ -50,6 +53,27 @@ def test_unknown_tasks_are_refused_before_anything_starts(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="no task 'dance'"):
         run_demonstrations("sim_tabletop", tmp_path / "d", "dance", episodes=1, log_dir=tmp_path / "logs")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_went_wrong_first_is_what_is_raised() -> None:
+    node = SimpleNamespace(changed=threading.Condition(), _error=None, _alive=lambda: None)
+    receive = Demonstrator._guarded(node, lambda message: [1.0][message])  # type: ignore[arg-type]
+    receive("front")
+    receive(7)
+    with pytest.raises(TypeError):
+        Demonstrator._go_on(node)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "paused"),
+    [
+        (RecorderStatus.RECORDING, "", False),  # a status from before the pause
+        (RecorderStatus.PAUSED, "", True),
+        (RecorderStatus.IDLE, "stale", True),  # aborted before it could be paused
+    ],
+)
+def test_counts_are_read_from_a_status_after_the_pause(state: int, reason: str, paused: bool) -> None:
+    assert demonstrate._paused(RecorderStatus(state=state, reason=reason)) is paused
 
 
 def test_pace_goes_down_at_once_and_up_slowly() -> None:

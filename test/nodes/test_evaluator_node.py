@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 from sim_process import WAIT_S, NodeProcess
 from std_msgs.msg import Bool, Float64, String
 from std_srvs.srv import Trigger
 
+import groot_ros.nodes.evaluator as evaluator_node
 from groot_ros.closed_loop.evaluation.record import read_episodes
 from groot_ros.dataset.video import video_facts
 from groot_ros.embodiment.load import load_embodiment
@@ -205,3 +208,28 @@ def test_two_simulators_in_one_domain_are_not_evaluated(robot_yaml: Path, tmp_pa
             status, _ = process.end()
     assert status == 1 and "groot_sim/success: expected one publisher, found 2" in process.output
     assert "start" not in stage.log and stage.log[-1] == "stop"
+
+
+def test_a_bug_ends_the_process_and_can_be_found(robot_yaml: Path, tmp_path: Path) -> None:
+    broken = (
+        "import groot_ros.nodes.evaluator as e\n"
+        "def wrong(*_): raise LookupError('a bug')\n"
+        "e.play = e.EvaluatorNode._finish = wrong\n"
+        "raise SystemExit(e.main())"
+    )
+    given = {"embodiment": str(robot_yaml), "output": str(tmp_path / "out"), "videos": "none"}
+    with NodeProcess(["-c", broken], **given) as process:
+        status, _ = process.end()
+    assert status == 1 and "LookupError: a bug" in process.output
+    assert process.output.count("Traceback (most recent call last)") == 2, process.output  # of each
+
+
+@pytest.mark.parametrize(("cancelled", "timeout_s"), [(False, evaluator_node.ANSWER_S), (True, evaluator_node.HALT_S)])
+def test_the_policy_has_time_to_stop_unless_the_process_ends(
+    cancelled: bool, timeout_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+    monkeypatch.setattr(evaluator_node, "ask", lambda client, data, wait_s: asked.append((client, wait_s)))
+    node = SimpleNamespace(_statuses=1, _policy_calls={"stop": "stop"}, _cancelled=cancelled)
+    evaluator_node.EvaluatorNode.halt(node)  # type: ignore[arg-type]
+    assert asked == [("stop", timeout_s)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from groot_ros.closed_loop.evaluation.page import page
 from groot_ros.closed_loop.evaluation.record import EvaluationFolder, read_episodes, read_run
-from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes, write_summary
+from groot_ros.closed_loop.evaluation.summary import EvaluationSummary, summarize_episodes, summary_content
 from groot_ros.closed_loop.evaluation.words import continuity_rows, fact_rows, headline, latency_rows, outcome_rows
+from groot_ros.dataset.durable import write_file, write_json
 
 JSON, MARKDOWN, PAGE, PICTURE = "report.json", "report.md", "report.html", "report.png"
 
@@ -27,11 +27,11 @@ def write_report(folder: EvaluationFolder, planned: int, note: str = "") -> Eval
     run = read_run(folder.path)
     episodes = sorted(folder.episodes, key=lambda episode: episode.seed)
     summary = summarize_episodes(episodes, planned)
-    _replace(folder.path / JSON, lambda path: write_summary(path, summary, run, episodes))
+    write_json(folder.path / JSON, summary_content(summary, run, episodes))
     text = _markdown(summary, run, note, (folder.path / PICTURE).exists())
-    _replace(folder.path / MARKDOWN, lambda path: path.write_text(text, encoding="utf-8"))
+    write_file(folder.path / MARKDOWN, text.encode())
     html = page(summary, run, episodes, note)
-    _replace(folder.path / PAGE, lambda path: path.write_text(html, encoding="utf-8"))
+    write_file(folder.path / PAGE, html.encode())
     return summary
 
 
@@ -63,10 +63,3 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
-
-
-def _replace(path: Path, write: Any) -> None:
-    """A reader sees the old report or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    os.replace(temporary, path)

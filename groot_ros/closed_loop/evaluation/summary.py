@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -124,12 +122,11 @@ def summarize_episodes(episodes: Sequence[Episode], planned: int) -> EvaluationS
     )
 
 
-def write_summary(path: Path, summary: EvaluationSummary, run: dict[str, Any], episodes: Sequence[Episode]) -> None:
-    """Write report.json: the numbers, the run, and the episodes without what is per chunk."""
+def summary_content(summary: EvaluationSummary, run: dict[str, Any], episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Of report.json: the numbers, the run, and the episodes without what is per chunk."""
     per_chunk = {"jumps", "delay_ticks", "latency_ms"}
     rows = [{name: value for name, value in asdict(e).items() if name not in per_chunk} for e in episodes]
-    content = {"summary": asdict(summary) | {"complete": summary.complete}, "run": run, "episodes": rows}
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return {"summary": asdict(summary) | {"complete": summary.complete}, "run": run, "episodes": rows}
 
 
 def _latency(episodes: Sequence[Episode]) -> dict[str, Spread]:
