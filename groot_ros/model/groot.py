@@ -100,7 +100,9 @@ class GrootModel(nn.Module):
         Raises:
             ValueError: an input is missing or of the wrong shape; the message names it.
         """
-        inputs = self.prepare(inputs, TRAINING_INPUTS)
+        # Where only some of the head is trained, and so float32, the rest must not round states, actions and noise.
+        mixed = any(parameter.dtype == torch.float32 for parameter in self.action_head.parameters())
+        inputs = self.prepare(inputs, TRAINING_INPUTS, torch.float32 if mixed else None)
         _check_draws(inputs["action"], noise, t)
         return self.action_head.loss(self.backbone(inputs), inputs, noise, t)
 
@@ -138,8 +140,10 @@ class GrootModel(nn.Module):
         )
         return actions.float()
 
-    def prepare(self, inputs: dict[str, Tensor], required: Sequence[str]) -> dict[str, Tensor]:
-        """The required inputs, checked against the config, on the model's device and in its dtype."""
+    def prepare(
+        self, inputs: dict[str, Tensor], required: Sequence[str], dtype: torch.dtype | None = None
+    ) -> dict[str, Tensor]:
+        """The required inputs, checked against the config, on the model's device and in `dtype`; None: in its own."""
         missing = [key for key in required if key not in inputs]
         if missing:
             raise ValueError(f"the model's inputs lack {', '.join(missing)}; they hold {', '.join(sorted(inputs))}")
@@ -163,7 +167,7 @@ class GrootModel(nn.Module):
         ids = inputs["embodiment_id"]
         if bool(((ids < 0) | (ids >= config.max_num_embodiments)).any()):
             raise ValueError(f"input embodiment_id is {ids.tolist()}, expected 0..{config.max_num_embodiments - 1}")
-        device, dtype = self.device, self.dtype
+        device, dtype = self.device, dtype or self.dtype
         return {
             key: inputs[key].to(device) if key in INTEGER_INPUTS else inputs[key].to(device, dtype) for key in required
         }

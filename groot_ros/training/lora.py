@@ -14,8 +14,9 @@ from groot_ros.model.groot import GrootModel
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
 
-# The layers that N1.5's finetuning adapts: queries, keys and values of every attention.
-_TARGETS = ("q_proj", "k_proj", "v_proj", "to_q", "to_k", "to_v")
+# The layers that N1.5's finetuning adapts: queries, keys and values of every attention; N1.7's vision tower has them in
+# one.
+_TARGETS = ("q_proj", "k_proj", "v_proj", "to_q", "to_k", "to_v", "qkv")
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 

@@ -40,7 +40,7 @@ class Choice:
 
     @classmethod
     def of(cls, flags: FinetuneFlags, model: GrootModel) -> Choice:
-        """What flags say, and config.json where they say nothing, as NVIDIA's launcher leaves it.
+        """What flags say, and where they say nothing of the top layers, config.json, as NVIDIA's launcher leaves it.
 
         Raises:
             TrainingError: config.json has no use for a flag that was given, or a value of another kind.
@@ -55,13 +55,13 @@ class Choice:
                 flags.tune_llm, flags.tune_visual, flags.tune_projector, flags.tune_diffusion_model, True, layers or 0
             )
         if vlln is None:
-            vlln = extra.get("tune_vlln", True)
+            vlln = True
         if layers is None:
             layers = extra.get("tune_top_llm_layers", _TOP_LLM_LAYERS[generation])
-        if not isinstance(vlln, bool) or type(layers) is not int:
+        if type(layers) is not int:
             raise TrainingError(
-                f"config.json: tune_vlln is {vlln!r} and tune_top_llm_layers is {layers!r}, expected true or false and "
-                "a whole number; correct the base checkpoint's, or give the flags"
+                f"config.json: tune_top_llm_layers is {layers!r}, expected a whole number; correct the base "
+                "checkpoint's, or give --tune-top-llm-layers"
             )
         return cls(flags.tune_llm, flags.tune_visual, flags.tune_projector, flags.tune_diffusion_model, vlln, layers)
 

@@ -82,6 +82,13 @@ def test_head_without_diffusion_model(model):
     assert "model" not in groups(model) and "state_encoder" in groups(model)
 
 
+def test_vlln_is_trained_whatever_the_config_says(model, generation):
+    """NVIDIA's launcher sets it; the config of a checkpoint is what the run before had."""
+    model.config.extra["tune_vlln"] = False
+    frozen(model)
+    assert "vlln" in groups(model)
+
+
 def test_vlln_switch(model, generation):
     if generation == "n1d5":
         with pytest.raises(TrainingError, match="--no-tune-vlln"):
@@ -201,6 +208,47 @@ def test_autocast_keeps_float32_weights(load_golden, generation, half):
     assert loss.item() == pytest.approx(golden["loss"].item(), rel=0.05)
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(grad is not None and grad.dtype == torch.float32 for grad in grads)
+
+
+@pytest.mark.parametrize("part", ["adapters", "projector"])
+def test_states_and_actions_stay_float32_beside_a_bfloat16_part(load_golden, generation, part, monkeypatch):
+    """Of the head, only adapters, or all but the diffusion transformer are trained: the rest of it is bfloat16."""
+    golden = load_golden(generation)
+    model = golden.model
+    if part == "adapters":
+        flags = FinetuneFlags(base_model_path="base", dataset_path=("d",), lora_rank=2, tune_projector=False)
+        asleep = freeze(model, Choice.of(flags.resolved(generation), model))
+        add_adapters(model, flags)
+    else:
+        asleep = frozen(model, tune_diffusion_model=False)
+    trained = TrainingModel(model, asleep).eval()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    seen, real = [], model.action_head.loss
+
+    def loss_of(features, inputs, *draws):
+        seen.append({inputs[name].dtype for name in ("state", "action", "action_mask")})
+        return real(features, inputs, *draws)
+
+    monkeypatch.setattr(model.action_head, "loss", loss_of)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = trained({**golden.inputs, "noise": golden["noise"], "t": golden["t"]})["loss"]
+    loss.backward()
+    assert seen == [{torch.float32}] and loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(golden["loss"].item(), rel=0.05)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+def test_adapters_of_the_backbone_are_in_every_tower(load_golden, generation):
+    model = load_golden(generation).model
+    flags = FinetuneFlags(base_model_path="base", dataset_path=("d",), lora_rank=2, lora_full_model=True)
+    freeze(model, Choice.of(flags.resolved(generation), model))
+    add_adapters(model, flags)
+    adapted = [name for name, p in model.named_parameters() if ".lora_" in name and p.requires_grad]
+    for tower in ("backbone.language_model", "backbone.visual", "action_head.model"):
+        inside = {id(p) for p in model.get_submodule(tower).parameters()}
+        assert any(id(model.get_parameter(name)) in inside for name in adapted), tower
 
 
 def test_adapters(load_golden, generation):
