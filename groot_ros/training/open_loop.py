@@ -82,13 +82,16 @@ def columns_of(embodiment: Embodiment) -> list[Column]:
     return [Column(key, name, spec.unit) for key, spec in embodiment.action.items() for name in spec.names]
 
 
-def check_dataset(dataset: TrainingDataset, embodiment: Embodiment) -> list[str]:
+def check_dataset(dataset: TrainingDataset, embodiment: Embodiment, instruction: str | None = None) -> list[str]:
     """Is the dataset one of this robot?
+
+    Args:
+        instruction: in place of the recorded ones, which are then not asked for.
 
     Returns: what a person should know, one sentence each.
 
     Raises:
-        TrainingError: another frame rate, or a key of another width.
+        TrainingError: another frame rate, a key of another width, or an episode without a task.
         DatasetError: a key or the annotation is missing.
     """
     info = dataset.root / "meta" / "info.json"
@@ -99,7 +102,8 @@ def check_dataset(dataset: TrainingDataset, embodiment: Embodiment) -> list[str]
             "the YAML with which it was recorded"
         )
     first = dataset.episodes[0]
-    dataset.instructions(first, embodiment.language.key)
+    if instruction is None:
+        _check_tasks(dataset, embodiment.language.key)
     for key, state in embodiment.state.items():
         _check_names(dataset, first, "state", key, state.names)
     for key, action in embodiment.action.items():
@@ -121,6 +125,16 @@ def check_dataset(dataset: TrainingDataset, embodiment: Embodiment) -> list[str]
                 f"{camera.height}"
             )
     return notices
+
+
+def _check_tasks(dataset: TrainingDataset, language: str) -> None:
+    """Every episode has what the policy is told."""
+    for episode in dataset.episodes:
+        if not all(dataset.instructions(episode, language) or [""]):
+            raise TrainingError(
+                f"{dataset.root}: episode {episode.index}: expected a task, found none in the metadata: "
+                "`groot-ros dataset repair` says what can be mended, or give --instruction"
+            )
 
 
 def _check_names(dataset: TrainingDataset, episode: Episode, modality: str, key: str, names: list[str]) -> None:

@@ -51,7 +51,7 @@ def open_loop_command(
     with console.status(f"looking through {dataset_path}"):
         dataset = open_training_dataset(dataset_path)
     # Whatever does not fit is told before the checkpoint is loaded.
-    notices = check_dataset(dataset, embodiment)
+    notices = check_dataset(dataset, embodiment, options.get("instruction"))
     chosen = [dataset.episode(index).index for index in parse_episodes(episodes)] if episodes else _first(dataset)
     output.mkdir(parents=True, exist_ok=True)
     from groot_ros.policy.local import LocalPolicy  # imports torch

@@ -101,12 +101,15 @@ def check_recorded(dataset: TrainingDataset, embodiment: Embodiment) -> None:
                 f"{embodiment.name}.yaml has camera {entry.camera}, found {found[1]}x{found[0]}: correct the YAML, or "
                 "record again"
             )
-    if dataset.robot_type == embodiment.name:
-        _check_names(dataset, embodiment)
+    _check_names(dataset, embodiment, own=dataset.robot_type == embodiment.name)
 
 
-def _check_names(dataset: TrainingDataset, embodiment: Embodiment) -> None:
-    """A recording of this very robot has its joints by name: another order would swap them without a word."""
+def _check_names(dataset: TrainingDataset, embodiment: Embodiment, *, own: bool) -> None:
+    """Joints in another order would be swapped without a word.
+
+    A recording of this very robot (`own`) has its joints by the YAML's names. Another's may have names of its own;
+    where they are the YAML's, with or without the key before them, their order is too.
+    """
     spec = DatasetSpec.of(embodiment)
     for modality, parts in (("state", spec.state), ("action", spec.action)):
         for part in parts:
@@ -116,7 +119,9 @@ def _check_names(dataset: TrainingDataset, embodiment: Embodiment) -> None:
                 continue
             found = [str(name) for name in names[place.start : place.end]]
             expected = [f"{part.key}.{name}" for name in part.names]
-            if found != expected:
+            bare = [name.removeprefix(f"{part.key}.") for name in found]
+            swapped = sorted(bare) == sorted(part.names) and bare != list(part.names)
+            if swapped or (own and found != expected):
                 raise TrainingError(
                     f"{dataset.root}/meta/info.json: {place.column}: expected {', '.join(expected)} for {modality}."
                     f"{part.key}, as {embodiment.name}.yaml has it, found {', '.join(found)}: use the YAML of the "
@@ -157,7 +162,10 @@ def _projector(files: ProcessorFiles, tag: str, wanted: int | None, count: int) 
 def _check_not_taken(files: ProcessorFiles, robot: Robot) -> None:
     """A tag other than NVIDIA's free one belongs to the robot that it was trained with."""
     theirs = files.modality_configs.get(robot.tag)
-    if robot.tag == FREE_TAG or not isinstance(theirs, Mapping):
+    if robot.tag == FREE_TAG:
+        return
+    if not isinstance(theirs, Mapping):
+        _check_described(files, robot)
         return
     before = parse_modalities(theirs, f"{files.modality_where}.{robot.tag}")
     for name in ("state", "action"):
@@ -167,6 +175,22 @@ def _check_not_taken(files: ProcessorFiles, robot: Robot) -> None:
                 f"embodiment tag '{robot.tag}' is taken: {files.modality_where} has it for a robot with the {name} "
                 f"keys {', '.join(old)}, the YAML has {', '.join(new)}: set embodiment_tag to {FREE_TAG}, or to a name "
                 "of your own"
+            )
+
+
+def _check_described(files: ProcessorFiles, robot: Robot) -> None:
+    """N1.5 does not say which keys a robot was trained with, but which its datasets had (metadata.json)."""
+    described = files.modalities.get(robot.tag, {})
+    for name in ("state", "action"):
+        theirs = described.get(name)
+        lacking = [
+            key for key in robot.modality[name].modality_keys if isinstance(theirs, Mapping) and key not in theirs
+        ]
+        if lacking:
+            raise TrainingError(
+                f"embodiment tag '{robot.tag}' is taken: {files.statistics_where} has it for a robot with the {name} "
+                f"keys {', '.join(theirs)}, the YAML has {', '.join(lacking)}: set embodiment_tag to {FREE_TAG}, or to "
+                "a name of your own"
             )
 
 

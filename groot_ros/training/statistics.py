@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from groot_ros.dataset import paths
 from groot_ros.dataset.errors import DatasetError
+from groot_ros.dataset.read_v30 import VERSION as V30
 from groot_ros.dataset.relative_statistics import step_statistics
 from groot_ros.processing.modality import ActionConfig, ActionRep, ModalityConfig
 from groot_ros.training.episodes import TrainingDataset
@@ -25,6 +26,7 @@ NAMES = ("min", "max", "mean", "std", "q01", "q99")
 Entry = dict[str, dict[str, dict[str, Any]]]
 """``state``, ``action``, ``relative_action`` -> key -> name -> [D], or [H][D] of a relative action."""
 
+_QUANTILES = {"q01": 0.01, "q99": 0.99}
 # Of a number's range: rows may lie so far outside of stats.json, which others compute in float32.
 _TOLERANCE = 1e-3
 _ROUNDING = 1e-6  # and so far by rounding a float64 to float32
@@ -111,13 +113,20 @@ def outside(kept: Mapping[str, Any], found: Entry) -> list[str]:
 def _sliced(dataset: TrainingDataset, stats: Mapping[str, Any], modality: str, key: str) -> dict[str, list[float]]:
     part = dataset.modality.vectors(modality)[key]
     where = f"{dataset.root / paths.STATS}: {part.column}"
-    fix = "`groot-ros dataset stats DIR` computes it again"
+    fix = (
+        "export the v2.1 dataset again (`groot-ros dataset export`)"
+        if dataset.version == V30
+        else "`groot-ros dataset stats DIR` computes it again"
+    )
     width = int((dataset.features[part.column].get("shape") or [1])[0])
     column = stats.get(part.column)
     if not isinstance(column, Mapping):
         raise DatasetError(f"{where}: expected its statistics, found none: {fix}")
     found = {}
     for name in NAMES:
+        if name in _QUANTILES and name not in column:  # v3.0 datasets of older LeRobot have none
+            found[name] = np.quantile(_all_rows(dataset, modality, key), _QUANTILES[name], axis=0)
+            continue
         try:
             values = np.asarray(column[name], np.float64).reshape(-1)
         except (KeyError, TypeError, ValueError) as error:
@@ -127,6 +136,12 @@ def _sliced(dataset: TrainingDataset, stats: Mapping[str, Any], modality: str, k
         found[name] = values[part.start : part.end]
     _check_range(dataset, modality, key, found["min"], found["max"], where, fix)
     return {name: values.tolist() for name, values in found.items()}
+
+
+def _all_rows(dataset: TrainingDataset, modality: str, key: str) -> NDArray[np.float64]:
+    """A key of all episodes, [rows, D]."""
+    rows = [dataset.vector(episode, modality, key) for episode in dataset.episodes]
+    return np.concatenate(rows).astype(np.float64)
 
 
 def _check_range(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,15 @@ def test_what_differs_and_does_no_harm_is_said(dataset: TrainingDataset) -> None
         "the dataset is of the robot sim_arm, the YAML is other's",
         "wrist: the dataset has pictures of 32x24 px, the robot's camera 640x480",
     ]
+
+
+def test_an_episode_without_a_task_is_refused_unless_the_instruction_is_given(dataset: TrainingDataset) -> None:
+    robot = edited(language=ROBOT.language.model_copy(update={"key": "task"}))
+    lacking = copy.copy(dataset)
+    lacking.episodes = (dataset.episodes[0], dataclasses.replace(dataset.episodes[1], tasks=()))
+    assert check_dataset(dataset, robot) == check_dataset(lacking, robot, "pick it up") == []
+    with pytest.raises(TrainingError, match=r"episode 1: expected a task, found none .*--instruction"):
+        check_dataset(lacking, robot)
 
 
 @pytest.mark.parametrize("rows", [0, 17])

@@ -106,7 +106,22 @@ def test_tags_that_cannot_be_had(make, random_bases, tmp_path: Path) -> None:
         make(base=other, robot_file=robot)
 
 
-def test_a_yaml_that_is_not_that_of_the_recording(make, tmp_path: Path) -> None:
+def test_a_tag_of_another_robot_in_n1d5(make, tmp_path: Path) -> None:
+    """metadata.json says which keys its datasets had."""
+    robot = data_rig.write_robot(tmp_path / "robot.yaml", embodiment_tag="gr1")
+    base = data_rig.write_checkpoint(tmp_path / "base", "n1d5", robot)
+    assert make("n1d5", base=base, robot_file=robot).summary["embodiment_tag"] == "gr1"
+    (base / "experiment_cfg/modality_config.json").unlink()
+    path = base / "experiment_cfg/metadata.json"
+    document = json.loads(path.read_text())
+    for name in ("statistics", "modalities"):
+        document["gr1"][name]["state"]["left_arm"] = document["gr1"][name]["state"].pop("gripper")
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainingError, match=r"'gr1' is taken: .*metadata\.json has it .*single_arm, left_arm.*gripper"):
+        make("n1d5", base=base, robot_file=robot)
+
+
+def test_a_yaml_that_is_not_that_of_the_recording(make, recorded: Path, tmp_path: Path) -> None:
     def robot(name: str, **changes) -> Path:
         return data_rig.write_robot(tmp_path / f"{name}.yaml", **changes)
 
@@ -118,6 +133,11 @@ def test_a_yaml_that_is_not_that_of_the_recording(make, tmp_path: Path) -> None:
     swapped = robot("joints", state__single_arm__joints=names, action__single_arm__joints=names)
     with pytest.raises(TrainingError, match=r"expected single_arm\.shoulder_lift, .*found single_arm\.shoulder_pan"):
         make(robot_file=swapped)
+    other = data_rig.copied(recorded, tmp_path / "other")
+    data_rig.edit_json(other / "meta/info.json", robot_type="another")
+    make(datasets=[other])
+    with pytest.raises(TrainingError, match=r"expected single_arm\.shoulder_lift, .*found single_arm\.shoulder_pan"):
+        make(datasets=[other], robot_file=swapped)
     with pytest.raises(TrainingError, match=r"video: expected the keys top, wrist of 'new_embodiment', found front"):
         make(robot_file=robot("key", video={"top": {"camera": "front"}, "wrist": {"camera": "wrist"}}))
     with pytest.raises(DatasetError, match=r"annotation: expected 'annotation\.goal', the language key"):
@@ -139,6 +159,14 @@ def test_instructions_without_words_are_refused(make, recorded: Path, tmp_path: 
     (root / "meta/tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ProcessorError, match="instruction: expected a text with words"):
         make(datasets=[root])
+
+
+def test_instructions_that_are_longer_than_the_network_takes(make) -> None:
+    data = make()
+    longest = max(data.processor.check_instruction(text, 1 << 30) for text in data.dataset.windows.texts())
+    data.check_prompts(longest)
+    with pytest.raises(ProcessorError, match=rf"instruction: expected a prompt of at most {longest - 1} tokens"):
+        data.check_prompts(longest - 1)
 
 
 def test_a_network_of_other_sizes_is_refused(make, random_bases, tmp_path: Path, recorded: Path, robot: Path) -> None:

@@ -56,6 +56,19 @@ def test_absolute_statistics_are_those_of_the_rows(statistics, recorded: Path, g
                 np.testing.assert_allclose(found[section][key][name], numbers, rtol=1e-9, atol=1e-12)
 
 
+def test_quantiles_that_stats_json_lacks_are_those_of_the_rows(statistics, recorded_v30: Path, tmp_path: Path) -> None:
+    """As datasets of LeRobot's first v3.0 have it."""
+    root = data_rig.copied(recorded_v30, tmp_path / "v30")
+    path = root / "meta/stats.json"
+    columns = json.loads(path.read_text())
+    short = {name: {k: v for k, v in column.items() if not k.startswith("q")} for name, column in columns.items()}
+    path.write_text(json.dumps(short))
+    found, expected = statistics("n1d7", [root]), statistics("n1d7", [recorded_v30])
+    for section, key in (("state", "single_arm"), ("action", "gripper")):
+        for name in ("q01", "q99"):
+            np.testing.assert_allclose(found[section][key][name], expected[section][key][name], rtol=1e-6)
+
+
 @pytest.mark.parametrize("generation", ["n1d6", "n1d7"])
 def test_relative_statistics_are_those_of_all_whole_chunks(statistics, recorded: Path, generation: str) -> None:
     found = statistics(generation)["relative_action"]
