@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,11 +18,30 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from groot_ros.training.errors import TrainingError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEATED_S = 1.0
+
+
+def once(told: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    """A handler that calls `told` at the first signal, and ends the process at a second one.
+
+    What comes within `REPEATED_S` of the first is the same: Slurm signals every process of a step, and torchrun, which
+    is one of them, its own processes once more.
+    """
+    first: list[float] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if not first:
+            first.append(time.monotonic())
+            told()
+        elif time.monotonic() - first[0] > REPEATED_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    return handle
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGINT or SIGTERM to any process: all end after the current step, with a checkpoint. A second one ends at once.
+    """SIGINT or SIGTERM to any process: all end after the current step, with a checkpoint. A later one ends at once.
 
     Attributes:
         received: the signal of this process, if there was one.
@@ -38,7 +59,8 @@ class StopOnSignal(TrainerCallback):
             # On the CPU, so that no GPU has to be waited for.
             self._group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            handlers = {signal.SIGINT: self._interrupt, signal.SIGTERM: once(self._terminate)}
+            self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Of the whole run, also after resuming.
@@ -57,9 +79,12 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
         self._before = {}
 
-    def _handle(self, number: int, _: FrameType | None) -> None:
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(number, signal.default_int_handler)
+
+    def _terminate(self) -> None:
+        self.received = signal.SIGTERM
 
     def _agreed(self) -> bool:
         """Whether any process was told to stop: all must leave after the same step."""

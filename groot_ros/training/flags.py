@@ -66,7 +66,8 @@ REFERENCE: dict[str, tuple[Any, Any, Any]] = {
 }
 # Ours, for a field that is None, in the same order.
 _DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
-    "global_batch_size": (32, 64, 64),
+    "global_batch_size": (None, 64, 64),
+    "batch_size": (32, None, None),
     "state_dropout_prob": (0.0, 0.0, 0.2),
     "dataloader_num_workers": (2, 2, 2),
     "adam_beta1": REFERENCE["adam_beta1"],
@@ -130,7 +131,7 @@ class FinetuneFlags:
     tune_projector: bool = _flag(True, "Train state and action encoders, action decoder, positions.")
     tune_diffusion_model: bool = _flag(True, "Train the diffusion transformer.")
     tune_vlln: bool | None = _flag(
-        None, "Train norm and self-attention over the features (N1.6, N1.7); default: config.json's, else yes."
+        None, "Train norm and self-attention over the features (N1.6, N1.7); default: yes, always in N1.5."
     )
     tune_top_llm_layers: int | None = _flag(
         None, "Train the last N language layers in any case; default: config.json's, else 4 (N1.6) or 0."
@@ -141,7 +142,11 @@ class FinetuneFlags:
     lora_full_model: bool = _flag(False, "Adapters in the backbone too, not only in the action head.")
     gradient_checkpointing: bool = _flag(False, "Compute activations again in the backward pass: less memory.")
     # The objective and its samples.
-    state_dropout_prob: float | None = _flag(None, "Share of samples whose state is hidden from the model.")
+    state_dropout_prob: float | None = _flag(
+        None,
+        "Chance that a sample's state is hidden from the model. N1.7 draws twice, as NVIDIA's: in its processor and in "
+        "the network (0.2: 36 % of the samples).",
+    )
     noise_draws: int = _flag(1, "Noise draws per observation; the backbone runs once for all of them.")
     random_rotation_angle: int | None = _flag(None, "Largest random turn of the images (degrees).")
     color_jitter_params: tuple[str, ...] = _flag(
@@ -156,8 +161,10 @@ class FinetuneFlags:
     shard_size: int = _flag(1024, "Windows per shard; a shard's frames are decoded together.")
     episode_sampling_rate: float = _flag(0.1, "Share of an episode's windows that goes into one shard.")
     # The run.
-    global_batch_size: int | None = _flag(None, "Samples per forward pass over all GPUs, before accumulation.")
-    batch_size: int | None = _flag(None, "Samples per forward pass of one GPU, in place of --global-batch-size.")
+    global_batch_size: int | None = _flag(
+        None, "Samples per forward pass over all GPUs, before accumulation (N1.6, N1.7)."
+    )
+    batch_size: int | None = _flag(None, "Samples per forward pass of one GPU (N1.5), in place of --global-batch-size.")
     gradient_accumulation_steps: int = _flag(1, "Forward passes per optimizer step.")
     max_steps: int = _flag(10000, "Optimizer steps.")
     learning_rate: float = _flag(1e-4, "Peak learning rate.")
@@ -195,7 +202,15 @@ class FinetuneFlags:
             TrainingError: a value out of range; it names the flag.
         """
         index = GENERATIONS.index(generation)
+        batches = (self.global_batch_size, self.batch_size)
+        if None not in batches:
+            raise TrainingError(
+                f"--batch-size is {self.batch_size}, per GPU, and --global-batch-size {self.global_batch_size}, over "
+                "all of them: give one"
+            )
         filled = {name: values[index] for name, values in _DEFAULTS.items() if getattr(self, name) is None}
+        if any(batches):  # the one that was given, without the default of the other
+            filled = {name: value for name, value in filled.items() if name not in ("global_batch_size", "batch_size")}
         paths = tuple(part for path in self.dataset_path for part in path.split(os.pathsep) if part)
         flags = dataclasses.replace(self, **{**filled, "dataset_path": paths})
         flags._check()

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 
 from groot_ros.model.checkpoint import CONFIG_NAME, save_state, write_json
 from groot_ros.training import lora, output
-from groot_ros.training.callbacks import ProgressBar, StopOnSignal
+from groot_ros.training.callbacks import ProgressBar, StopOnSignal, once
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
 from groot_ros.training.parts import TrainingModel, decay_groups
@@ -28,6 +28,7 @@ from groot_ros.training.resume import going_on, load_weights
 from groot_ros.training.schedule import rank_draws
 
 EPSILON = 1e-8
+_WORKER_S = 600  # that a worker lives on after the run was told to stop
 _NOT_WRITTEN = (
     "no checkpoint is written. Go on from the one before or begin again, with a lower --learning-rate, or look for "
     "broken values in the dataset"
@@ -301,7 +302,9 @@ def _as_worker(_: int) -> None:
     """A worker outlives the signal that stops the run: the training process ends it once it has saved.
 
     Ctrl-C goes to every process of a terminal, and torchrun and Slurm send SIGTERM to the whole group. A worker that
-    dies of it ends the step, and with it the run before its checkpoint. A second SIGTERM ends the worker.
+    dies of it ends the step, and with it the run before its checkpoint. A second SIGTERM ends the worker, and an alarm
+    does where it hangs and nothing comes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, once(lambda: signal.alarm(_WORKER_S)))

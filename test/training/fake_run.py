@@ -1,7 +1,7 @@
 """Small training runs on a golden network and invented samples, in this process or as a program of its own.
 
 As a program: `python fake_run.py RUNS.json`, a list of runs, one after the other: the flags of each, `base`, `output`,
-and `lethal`, which draw makes which signal, and whether the whole process `group` gets it.
+and `lethal`, which draw makes which signal, and whether the whole process `group` gets it, twice.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Lethal(FakeData):
     def __getitem__(self, draw: int) -> dict[str, torch.Tensor]:
         if draw == self._draw:
             if self._group:
-                os.killpg(os.getpgid(0), self._number)
+                for _ in range(2):  # Slurm's and torchrun's
+                    os.killpg(os.getpgid(0), self._number)
             else:
                 os.kill(os.getpid(), self._number)
         return super().__getitem__(draw)

@@ -13,14 +13,14 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
 from groot_ros.training.parts import LAYER_CLASSES, Choice, TrainingModel, freeze
-from groot_ros.training.run import _deepspeed_file
+from groot_ros.training.preflight import deepspeed_file
 
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "training"
 
 
 @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
 def test_deepspeed(name, stage):
-    path = _deepspeed_file(name)
+    path = deepspeed_file(name)
     assert path == FOLDER / f"{name}.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["zero_optimization"]["stage"] == stage
@@ -38,7 +38,7 @@ def test_deepspeed(name, stage):
 
 def test_deepspeed_of_another_name():
     with pytest.raises(TrainingError, match="--deepspeed is 'zero9', expected zero2, zero3, or a JSON file"):
-        _deepspeed_file("zero9")
+        deepspeed_file("zero9")
 
 
 @pytest.mark.parametrize("name", ["fsdp", "ddp"])

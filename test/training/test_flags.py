@@ -35,7 +35,9 @@ def test_defaults_by_generation():
     for name in REFERENCE.keys() - own:
         for flags, reference in zip(resolved.values(), REFERENCE[name], strict=True):
             assert reference == "-" or getattr(flags, name) == reference, name
-    assert resolved["n1d5"].micro_batch(1) == REFERENCE["batch_size"][0] == 32
+    assert resolved["n1d5"].micro_batch(1) == resolved["n1d5"].micro_batch(8) == REFERENCE["batch_size"][0] == 32
+    assert dataclasses.replace(FLAGS, global_batch_size=16).resolved("n1d5").micro_batch(8) == 2
+    assert dataclasses.replace(FLAGS, batch_size=16).resolved("n1d7").micro_batch(8) == 16
 
 
 def test_every_reference_flag_is_a_flag():
@@ -74,6 +76,7 @@ def test_command_without_flags_is_the_dataclass(asked):
     ("change", "message"),
     [
         ({"dataset_path": ()}, "--dataset-path: expected at least one"),
+        ({"batch_size": 4, "global_batch_size": 8}, "--batch-size is 4, per GPU, and --global-batch-size 8"),
         ({"max_steps": 0}, "--max-steps is 0, expected 1"),
         ({"learning_rate": float("nan")}, "--learning-rate is nan"),
         ({"state_dropout_prob": 1.5}, "--state-dropout-prob is 1.5, expected 0 to 1"),

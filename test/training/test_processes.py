@@ -97,13 +97,15 @@ def test_signal_to_one_process_stops_both_after_the_same_step(pair):
 
 
 def test_signal_to_the_whole_group_leaves_the_workers_alive(base_n1d7, tmp_path):
-    """As torchrun and Slurm send it: to the training process and to the worker of its loader, which draws the 9th."""
-    settings = {**SETTINGS, "max_steps": 6, "save_steps": 6, "dataloader_num_workers": 1}
+    """As Slurm and torchrun send it, twice: to the training process and to its worker, which draws the 9th."""
+    settings = {**SETTINGS, "base": str(base_n1d7), "max_steps": 6, "save_steps": 6}
     lethal = {"draw": 9, "signal": signal.SIGTERM, "group": True}
     file = tmp_path / "runs.json"
-    file.write_text(
-        json.dumps([{**settings, "base": str(base_n1d7), "output": str(tmp_path / "run"), "lethal": lethal}])
-    )
+    runs = [
+        {**settings, "output": str(tmp_path / str(workers)), "dataloader_num_workers": workers, "lethal": lethal}
+        for workers in (1, 0)
+    ]
+    file.write_text(json.dumps(runs))
     told = subprocess.run(
         [sys.executable, str(PROGRAM), str(file)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -112,9 +114,10 @@ def test_signal_to_the_whole_group_leaves_the_workers_alive(base_n1d7, tmp_path)
         start_new_session=True,
         timeout=110,
     )
-    assert told.stdout == "code 130\n", told
+    assert told.stdout == "code 130\ncode 130\n", told
     # It is sent before the third batch is there, so after one of the first three steps.
-    assert checkpoints(tmp_path / "run")[0][0] in (1, 2, 3)
+    assert checkpoints(tmp_path / "1")[0][0] in (1, 2, 3)
+    assert checkpoints(tmp_path / "0")[0][0] == 3
 
 
 def test_process_that_dies_ends_the_other_with_a_message(pair):
