@@ -1,7 +1,7 @@
 """Record, check, finetune and evaluate with the commands of the README, and judge what came out: ``make e2e``.
 
 About half an hour on 2 cores. ``e2e/report.md`` has every command, what it took and what it came to; exit code 1 when
-a line missed its bound.
+a line missed its bound. ``make e2e ARGS=--resume`` goes on where a run broke off: what is done is not done again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ROBOT, TASK = "sim_tabletop", "reach_one"
 FIRST_UNSEEN = 1000  # the demonstrations' seeds begin at 0
 LEARNT, UNTRAINED = 0.80, 0.05
 TRAINING_S = 600.0
+TRIES = 4
 FINETUNE = (
     "--tune-llm --tune-visual --allow-padding --no-augment --global-batch-size 32 --noise-draws 4 "
     "--learning-rate 2e-3 --adam-beta2 0.95 --max-steps 1000 --save-steps 500 "
@@ -52,19 +53,32 @@ class Report:
         self.folder = folder
         self.steps: list[Step] = []
         self.lines: list[Line] = []
+        if (folder / "report.json").exists():
+            self.steps = [Step(**step) for step in json.loads((folder / "report.json").read_text())["steps"]]
 
-    def run(self, *words: object) -> float:
-        """Run ``groot-ros`` with these words; its wall time in seconds. SystemExit when it fails."""
+    def run(self, *words: object, tries: int = 1) -> float:
+        """Run ``groot-ros`` with these words, if that is not done; its wall time in seconds.
+
+        After a failure it is tried again with ``--resume``. SystemExit when the last try fails.
+        """
         command = [GROOT_ROS, *map(str, words)]
         shown = shlex.join(["groot-ros", *command[1:]])
+        done = next((step for step in self.steps if step.command == shown), None)
+        if done is not None:
+            print(f"\ndone: {shown}", flush=True)
+            return done.wall_s
         print(f"\n$ {shown}", flush=True)
         begun = time.monotonic()
         code = subprocess.run(command, check=False).returncode
+        for _ in range(tries - 1):
+            if code:
+                print(f"exit code {code}; again with --resume", flush=True)
+                code = subprocess.run([*command, "--resume"], check=False).returncode
         wall_s = time.monotonic() - begun
-        self.steps.append(Step(shown, wall_s))
-        self.write()
         if code:
             raise SystemExit(f"e2e: exit code {code} of: {shown}")
+        self.steps.append(Step(shown, wall_s))
+        self.write()
         return wall_s
 
     def judge(self, what: str, found: str, good: bool) -> None:
@@ -87,11 +101,16 @@ class Report:
 def evaluate(report: Report, checkpoint: Path, name: str, episodes: int, speed: float, *more: str) -> tuple[int, int]:
     """Successes and episodes of a checkpoint on the unseen seeds."""
     output = report.folder / name
+    resumed = ("--resume",) if (output / "run.json").exists() else ()
+    # A machine that stalls ends an evaluation, for it says nothing about the policy; what was measured stays.
     report.run(
         *("evaluate", "-c", checkpoint, "-e", ROBOT, "--task", TASK, "--episodes", episodes, "--seed", FIRST_UNSEEN),
-        *("--time-limit", 6, "--speed", speed, "-o", output, "--set", "torch_threads=1", *more),
+        *("--time-limit", 6, "--speed", speed, "-o", output, "--set", "torch_threads=1", *more, *resumed),
+        tries=TRIES,
     )
     summary = json.loads((output / "report.json").read_text())["summary"]
+    if summary["episodes"] != episodes:
+        raise SystemExit(f"e2e: {name}: {summary['episodes']} of {episodes} episodes")
     return summary["successes"], summary["episodes"]
 
 
@@ -123,11 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=100, help="of the finetuned and of the untrained model")
     parser.add_argument("--controls", type=int, default=40, help="episodes with wrong cameras, and with wrong joints")
     parser.add_argument("--speed", type=float, default=2.0, help="simulated seconds per second")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output that broke off")
     chosen = parser.parse_args(arguments)
-    try:
-        chosen.output.mkdir(parents=True)
-    except FileExistsError:
-        parser.error(f"--output {chosen.output}: expected a new folder, found one: remove it or name another")
+    if chosen.output.exists() != chosen.resume:
+        parser.error(
+            f"--output {chosen.output}: expected the folder of a run that broke off, found none: leave --resume out"
+            if chosen.resume
+            else f"--output {chosen.output}: expected a new folder, found one: remove it, name another, or --resume"
+        )
+    chosen.output.mkdir(parents=True, exist_ok=True)
     report = Report(chosen.output.resolve())
     base, run = learn(report, chosen.demonstrations, chosen.speed)
     good, played = evaluate(report, run, "finetuned", chosen.episodes, chosen.speed)
