@@ -19,6 +19,7 @@ from groot_ros.model.checkpoint import load_config, load_model
 from groot_ros.training.errors import TrainingError
 from groot_ros.training.flags import FinetuneFlags
 from groot_ros.training.output import checkpoints, publish_root
+from groot_ros.training.resume import check_same_samples
 from groot_ros.training.run import launch
 
 STEPS = {"max_steps": 6, "save_steps": 3, "global_batch_size": 4, "learning_rate": 1e-3}
@@ -278,8 +279,10 @@ def test_other_samples_are_not_resumed(base_n1d7, tmp_path):
     assert "begin a new run with --base-model-path" in str(refused.value) and "checkpoint-3" in str(refused.value)
     report = json.loads((tmp_path / "run" / "training.json").read_text())
     assert (report["state"], report["data"]["windows"]) == ("interrupted", 40)
-    with pytest.raises(TrainingError, match="samples_per_step was 4, is 8"):
-        run(base_n1d7, tmp_path / "run", resume_from_checkpoint=True, **STEPS, batch_size=8)
+    begun, fewer = {**report, "samples_per_step": 4}, {**report, "samples_per_step": 2}
+    with pytest.raises(TrainingError, match=r"run was begun with: samples_per_step was 4, is 2\. Restore"):
+        check_same_samples(tmp_path / "run" / "checkpoint-3", begun, fewer, {"new_embodiment": {}})
+    check_same_samples(tmp_path / "run" / "checkpoint-3", begun, begun, {"new_embodiment": {}})
 
 
 def test_finished_run_without_a_root_gets_one(base_n1d7, whole, tmp_path):
