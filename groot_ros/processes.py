@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 END_S = 3.0
+DOMAINS = 101  # from 1 on; the ports of higher ones are in Linux's ephemeral range
 
 
 class ProcessDied(RuntimeError):
@@ -24,11 +28,37 @@ class ProcessDied(RuntimeError):
 def ros_environment() -> dict[str, str]:
     """The environment for nodes that only talk on this machine, in a domain of their own unless one is given."""
     environment = dict(os.environ)
-    environment.setdefault("ROS_DOMAIN_ID", str(os.getpid() % 101 + 1))
+    if "ROS_DOMAIN_ID" not in environment:
+        environment["ROS_DOMAIN_ID"] = str(own_domain())
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("OMP_NUM_THREADS", "1")
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
+
+
+@functools.cache
+def own_domain() -> int:
+    """A ROS domain that no other process has taken here, as long as this one lives.
+
+    Taken is a domain whose file in the folder for temporary files is locked. Where all are, or none can be, it is one
+    by the process's number.
+    """
+    folder = Path(tempfile.gettempdir()) / "groot_ros_domains"
+    first = os.getpid() % DOMAINS
+    with suppress(OSError):
+        folder.mkdir(mode=0o777, exist_ok=True)
+    for domain in ((first + i) % DOMAINS + 1 for i in range(DOMAINS)):
+        try:
+            handle = os.open(folder / str(domain), os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            continue  # another user's
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+        else:
+            return domain  # the file stays open, and with it the lock, until this process ends
+    return first + 1
 
 
 def node_command(module: str, parameters: Mapping[str, object]) -> list[str]:

@@ -7,23 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from groot_ros.processes import own_domain
+
 TEST_DIR = Path(__file__).resolve().parent
-
-
-def _ros_domain_id() -> int:
-    """A domain in 1..101 for this process: xdist workers get neighbours, separate runs differ by pid.
-
-    101 is the highest id whose ports stay below Linux's ephemeral range.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker.startswith("gw"):
-        return (os.getppid() + int(worker[2:])) % 101 + 1
-    return os.getpid() % 101 + 1
 
 
 # At import, before any test module or subprocess can create a ROS 2 context. Only localhost is searched, so that
 # neither another machine nor (with the domain id) another test process is heard.
-os.environ["ROS_DOMAIN_ID"] = str(_ros_domain_id())
+os.environ["ROS_DOMAIN_ID"] = str(own_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_LOCALHOST_ONLY", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
