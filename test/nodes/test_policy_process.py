@@ -286,7 +286,7 @@ def test_configure_after_a_failure_and_again_takes_the_parameters_as_they_are_th
 
 BAD_STARTS = {
     "unknown embodiment": ({"embodiment": "sim_arn"}, ["sim_arn", "sim_arm"]),
-    "no checkpoint": ({"checkpoint": "''"}, ["checkpoint", "make-checkpoint"]),
+    "no checkpoint": ({"checkpoint": ""}, ["checkpoint", "make-checkpoint"]),
     "checkpoint is not there": ({"checkpoint": "/nowhere/at/all"}, ["/nowhere/at/all"]),
     "checkpoint of another robot": ({"embodiment": "other"}, ["other.yaml", "claw", "gripper"]),
     "incomplete checkpoint": ({"checkpoint": "incomplete"}, ["incomplete", "statistics.json"]),
