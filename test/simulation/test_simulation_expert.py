@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from expert_rollout import roll_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.simulation import kinematics
 from groot_ros.simulation.arm import SimArm
-from groot_ros.simulation.expert import ACCELERATION_RAD_S2, SPEED_RAD_S, Expert, Move, roll_out
+from groot_ros.simulation.expert import ACCELERATION_RAD_S2, SPEED_RAD_S, Expert, Move
 from groot_ros.simulation.kinematics import RANGE_RAD, OutOfReach, joints_for, pitch_for
 from groot_ros.simulation.scene import JOINTS
 from groot_ros.simulation.tasks import find_task
