@@ -1,0 +1,1 @@
+"""The network of a loaded checkpoint, frozen for one robot and made fast."""
