@@ -1,10 +1,15 @@
-"""A bag through the same assembler and the same policy as live topics: chunks, and a report about them."""
+"""A bag through the same assembler and the same policy as live topics: chunks, and a report about them.
+
+The bag is read, and observations are assembled and encoded, in a thread of their own, one tick ahead of the model.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.observation.assembler import Assembler
 from groot_ros.observation.types import Refusal
+from groot_ros.policy.ahead import Prepared, TwoSteps, ahead
 from groot_ros.policy.base import Policy, due_ns
 from groot_ros.simulation.trajectory import Point, TrajectoryFollower, TrajectoryRefused
 
@@ -47,7 +53,7 @@ def replay(
         instruction: for all ticks; None takes the bag's instruction topic, before its first message the YAML's default.
         every_s: time between ticks; None: half a chunk, as the policy node does.
         seed: of every chunk's noise; None draws a fresh one per chunk.
-        progress: called with seconds done and seconds in all.
+        progress: called at every tick with seconds done and seconds in all.
 
     Raises:
         BagError: see ``Bag``; or stamps and log times are of different clocks.
@@ -57,129 +63,175 @@ def replay(
     if not period_s > 0:
         raise ValueError(f"every_s: expected a positive time, found {period_s}")
     with Bag(path, embodiment) as bag:
-        run = _Run(bag, embodiment, policy, instruction, round(period_s * 1e9), seed)
-        for message in bag.messages():
-            run.take(message)
-            if progress is not None:
-                progress(1e-9 * (message.log_ns - bag.start_ns), bag.duration_s)
+        steps = TwoSteps(policy)
+        reading = _Reading(bag, embodiment, steps, instruction, round(period_s * 1e9))
+        run = _Run(embodiment, steps, round(period_s * 1e9), seed)
+        with closing(ahead(reading.stretches)) as stretches:
+            for stretch in stretches:
+                run.take(stretch)
+                if progress is not None:
+                    progress(1e-9 * (stretch.end_ns - bag.start_ns), bag.duration_s)
         if progress is not None:
             progress(bag.duration_s, bag.duration_s)
-        return run.report()
+        return _report(bag, embodiment, reading, run)
 
 
-class _Run:
-    """State of one replay."""
+@dataclass
+class _Stretch:
+    """What the bag has up to a tick, or to its end.
+
+    Attributes:
+        commands, states: messages, in their order; stamps (ns) with the states.
+        end_ns: the tick, or the log time of the last message.
+        tick: what the tick sees; None at the bag's end, and where it is refused.
+    """
+
+    commands: list[BagMessage] = field(default_factory=list)
+    states: list[tuple[int, Any]] = field(default_factory=list)
+    end_ns: int = 0
+    tick: Prepared | None = None
+
+
+class _Reading:
+    """The bag's messages into the assembler, and out of it observations. In one thread."""
 
     def __init__(
-        self,
-        bag: Bag,
-        embodiment: Embodiment,
-        policy: Policy,
-        instruction: str | None,
-        period_ns: int,
-        seed: int | None,
+        self, bag: Bag, embodiment: Embodiment, steps: TwoSteps, instruction: str | None, period_ns: int
     ) -> None:
-        self._bag, self._embodiment, self._policy = bag, embodiment, policy
+        self._path, self._embodiment, self._steps = bag.path, embodiment, steps
         self._given = instruction
         self._instruction = embodiment.language.default or "" if instruction is None else instruction
-        self._period_ns, self._seed = period_ns, seed
-        self._assembler, self._layout = Assembler(embodiment), Layout(embodiment)
+        self._period_ns = period_ns
+        self._assembler = Assembler(embodiment)
         self._next_tick_ns = bag.start_ns + period_ns
-        self._ticks = 0
-        self._refused: Counter[str] = Counter()
-        self._refusal_messages: dict[str, str] = {}
-        self._chunks: list[ReplayedChunk] = []
-        self._instructions: list[tuple[int, str]] = []
-        self._stamps_ns: dict[str, list[tuple[int, int]]] = {name: [] for name in self._assembler.streams}
-        self._rejected: dict[str, Counter[str]] = {name: Counter() for name in self._assembler.streams}
-        self._commands = _Commands(embodiment)
-        self._states = _States(embodiment)
+        self.ticks = 0
+        self.refused: Counter[str] = Counter()
+        self.refusal_messages: dict[str, str] = {}
+        self.instructions: list[tuple[int, str]] = []
+        self.stamps_ns: dict[str, list[tuple[int, int]]] = {name: [] for name in self._assembler.streams}
+        self.rejected: dict[str, Counter[str]] = {name: Counter() for name in self._assembler.streams}
+        self._stretch = _Stretch()
 
-    def take(self, item: BagMessage) -> None:
-        while self._next_tick_ns < item.log_ns:
-            self._tick(self._next_tick_ns)
-            self._next_tick_ns += self._period_ns
+    def stretches(self) -> Iterator[_Stretch]:
+        """One per tick, and one for what follows the last."""
+        with Bag(self._path, self._embodiment) as bag:  # SQLite's files are for the thread that opened them
+            for item in bag.messages():
+                while self._next_tick_ns < item.log_ns:
+                    yield self._tick(self._next_tick_ns)
+                    self._next_tick_ns += self._period_ns
+                self._stretch.end_ns = item.log_ns
+                self._take(item)
+        yield self._stretch
+
+    def _take(self, item: BagMessage) -> None:
         if item.source == INSTRUCTION:
             if self._given is None:
                 self._instruction = str(item.message.data)
         elif item.source.startswith(COMMAND_PREFIX):
-            self._commands.take(item)
-        elif item.source in self._rejected:  # what a person commands while demonstrating is for the recorder only
+            self._stretch.commands.append(item)
+        elif item.source in self.rejected:  # what a person commands while demonstrating is for the recorder only
             self._take_sample(item)
 
     def _take_sample(self, item: BagMessage) -> None:
         stamp_ns = _nanoseconds(item.message.header.stamp)
         # The first stamp tells the clock; a later one that is far off, or none at all, the assembler refuses.
-        first = not self._stamps_ns[item.source]
+        first = not self.stamps_ns[item.source]
         if first and stamp_ns > 0 and abs(item.log_ns - stamp_ns) > MAX_CLOCK_DIFFERENCE_NS:
             raise BagError(
-                f"{self._bag.path}: {item.topic} has header stamp {stamp_ns} ns but was recorded at {item.log_ns} ns: "
+                f"{self._path}: {item.topic} has header stamp {stamp_ns} ns but was recorded at {item.log_ns} ns: "
                 "two clocks; record simulated time with `ros2 bag record --use-sim-time`"
             )
-        self._stamps_ns[item.source].append((stamp_ns, item.log_ns))
+        self.stamps_ns[item.source].append((stamp_ns, item.log_ns))
         refusal = self._assembler.add(item.source, item.message, item.log_ns)
         if refusal is not None:
-            self._rejected[item.source][refusal.reason.value] += 1
+            self.rejected[item.source][refusal.reason.value] += 1
         elif item.source in self._embodiment.state_streams:
-            self._states.take(stamp_ns, item.message)
+            self._stretch.states.append((stamp_ns, item.message))
 
-    def _tick(self, tick_ns: int) -> None:
-        self._ticks += 1
+    def _tick(self, tick_ns: int) -> _Stretch:
+        done, self._stretch = self._stretch, _Stretch()
+        done.end_ns = tick_ns
+        self.ticks += 1
         observation = self._assembler.assemble(tick_ns, self._instruction)
         if isinstance(observation, Refusal):
-            self._refused[observation.reason.value] += 1
-            self._refusal_messages.setdefault(observation.reason.value, observation.message)
-            return
-        if not self._instructions or self._instructions[-1][1] != observation.instruction:
-            self._instructions.append((tick_ns, observation.instruction))
+            self.refused[observation.reason.value] += 1
+            self.refusal_messages.setdefault(observation.reason.value, observation.message)
+            return done
+        if not self.instructions or self.instructions[-1][1] != observation.instruction:
+            self.instructions.append((tick_ns, observation.instruction))
+        done.tick = self._steps.prepare(observation)
+        return done
+
+
+class _Run:
+    """What the policy says, and what became of it in the bag."""
+
+    def __init__(self, embodiment: Embodiment, steps: TwoSteps, period_ns: int, seed: int | None) -> None:
+        self._embodiment, self._steps = embodiment, steps
+        self.period_ns, self._seed = period_ns, seed
+        self._layout = Layout(embodiment)
+        self.chunks: list[ReplayedChunk] = []
+        self.commands = _Commands(embodiment)
+        self.states = _States(embodiment)
+
+    def take(self, stretch: _Stretch) -> None:
+        for item in stretch.commands:
+            self.commands.take(item)
+        for stamp_ns, message in stretch.states:
+            self.states.take(stamp_ns, message)
+        if stretch.tick is not None:
+            self._tick(stretch.end_ns, stretch.tick)
+
+    def _tick(self, tick_ns: int, prepared: Prepared) -> None:
         begin = time.perf_counter()
-        chunk = self._policy.act(observation, seed=self._seed)
-        latency_s = time.perf_counter() - begin
-        self._chunks.append(ReplayedChunk(tick_ns, latency_s, dict(observation.ages_s), chunk))
+        chunk = self._steps.act(prepared, seed=self._seed)
+        latency_s = prepared.seconds + time.perf_counter() - begin
+        self.chunks.append(ReplayedChunk(tick_ns, latency_s, dict(prepared.observation.ages_s), chunk))
         values = self._layout.values(chunk.actions)
         positions = values[:, [self._layout.joint_columns[joint] for joint in self._embodiment.action_joints]]
         times_ns = due_ns(chunk.stamp_ns, chunk.dt_s, len(values))
         # Points after the next tick's would have been replaced: every instant is judged once.
-        executed = times_ns <= chunk.stamp_ns + self._period_ns
-        self._commands.expect(times_ns[executed], positions[executed])
-        self._states.expect(times_ns[executed], positions[executed])
+        executed = times_ns <= chunk.stamp_ns + self.period_ns
+        self.commands.expect(times_ns[executed], positions[executed])
+        self.states.expect(times_ns[executed], positions[executed])
 
-    def report(self) -> ReplayReport:
-        streams = {name: self._stream_report(name) for name in self._assembler.streams}
-        stages = {stage for item in self._chunks for stage in item.chunk.timings_s}
-        return ReplayReport(
-            bag=str(self._bag.path),
-            embodiment=self._embodiment.name,
-            duration_s=self._bag.duration_s,
-            every_s=1e-9 * self._period_ns,
-            ticks=self._ticks,
-            refused=dict(self._refused),
-            refusal_messages=self._refusal_messages,
-            streams=streams,
-            chunks=self._chunks,
-            latency_s=spread([item.latency_s for item in self._chunks]),
-            stages_s={
-                stage: spread([item.chunk.timings_s[stage] for item in self._chunks if stage in item.chunk.timings_s])
-                for stage in sorted(stages)
-            },
-            instructions=self._instructions,
-            command_errors=self._commands.errors(self._bag.start_ns + round(1e9 * self._bag.duration_s)),
-            state_errors=self._states.errors(),
-            commands=(self._commands.count, self._commands.refused),
-        )
 
-    def _stream_report(self, name: str) -> StreamReport:
-        times = np.array(self._stamps_ns[name], dtype=np.int64).reshape(-1, 2)
-        stamps, logs = times[:, 0], times[:, 1]
-        span_s = 1e-9 * float(stamps.max() - stamps.min()) if len(stamps) > 1 else 0.0
-        return StreamReport(
-            topic=self._bag.sources()[name].name,
-            messages=len(times),
-            rejected=dict(self._rejected[name]),
-            rate_hz=(len(times) - 1) / span_s if span_s > 0 else None,
-            age_s=spread([item.ages_s[name] for item in self._chunks if name in item.ages_s]),
-            delay_s=spread(1e-9 * (logs - stamps)),
-        )
+def _report(bag: Bag, embodiment: Embodiment, reading: _Reading, run: _Run) -> ReplayReport:
+    stages = {stage for item in run.chunks for stage in item.chunk.timings_s}
+    return ReplayReport(
+        bag=str(bag.path),
+        embodiment=embodiment.name,
+        duration_s=bag.duration_s,
+        every_s=1e-9 * run.period_ns,
+        ticks=reading.ticks,
+        refused=dict(reading.refused),
+        refusal_messages=reading.refusal_messages,
+        streams={name: _stream_report(name, bag, reading, run.chunks) for name in reading.stamps_ns},
+        chunks=run.chunks,
+        latency_s=spread([item.latency_s for item in run.chunks]),
+        stages_s={
+            stage: spread([item.chunk.timings_s[stage] for item in run.chunks if stage in item.chunk.timings_s])
+            for stage in sorted(stages)
+        },
+        instructions=reading.instructions,
+        command_errors=run.commands.errors(bag.start_ns + round(1e9 * bag.duration_s)),
+        state_errors=run.states.errors(),
+        commands=(run.commands.count, run.commands.refused),
+    )
+
+
+def _stream_report(name: str, bag: Bag, reading: _Reading, chunks: list[ReplayedChunk]) -> StreamReport:
+    times = np.array(reading.stamps_ns[name], dtype=np.int64).reshape(-1, 2)
+    stamps, logs = times[:, 0], times[:, 1]
+    span_s = 1e-9 * float(stamps.max() - stamps.min()) if len(stamps) > 1 else 0.0
+    return StreamReport(
+        topic=bag.sources()[name].name,
+        messages=len(times),
+        rejected=dict(reading.rejected[name]),
+        rate_hz=(len(times) - 1) / span_s if span_s > 0 else None,
+        age_s=spread([item.ages_s[name] for item in chunks if name in item.ages_s]),
+        delay_s=spread(1e-9 * (logs - stamps)),
+    )
 
 
 class _Commands:

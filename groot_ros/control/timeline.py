@@ -137,13 +137,17 @@ class ChunkTimeline:
 
     @property
     def delay_ticks(self) -> int:
-        """Ticks that an inference may take: the most that were counted lately, the first one left out."""
+        """Ticks that an inference may take: the most that were counted lately, unusual ones left out."""
         return max(self._delays, default=self.pace.first_delay_ticks)
 
-    def counted(self, ticks: int) -> None:
-        """An inference took ``ticks`` control ticks. The first one of all is slow for its own reasons."""
+    def counted(self, ticks: int, usual: bool = True) -> None:
+        """An inference took ``ticks`` control ticks. The first one of all is slow for its own reasons.
+
+        Args:
+            usual: False for another one that is (``Chunk.usual``).
+        """
         self._inferences += 1
-        if self._inferences > 1:
+        if usual and self._inferences > 1:
             self._delays.append(ticks)
 
     def next_launch_ns(self, launched_ns: int) -> int:

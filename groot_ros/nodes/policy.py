@@ -224,8 +224,10 @@ class PolicyNode(LifecycleNode):
         return False
 
     def _report(self, robot: Robot, planned: Planned) -> None:
-        recovered = self._supervisor.sent(planned.age_s - planned.stages_s["model"], planned.stages_s)
-        robot.continuity.delayed(planned.delay_ticks)
+        usual = planned.accepted.chunk.usual
+        recovered = self._supervisor.sent(planned.age_s - planned.stages_s["model"], planned.stages_s, usual)
+        if usual:
+            robot.continuity.delayed(planned.delay_ticks)
         self._chunks.publish(
             reports.chunk_message(
                 planned.accepted,

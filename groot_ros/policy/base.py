@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class Chunk:
         seed: seed of the initial noise.
         timings_s: stage -> seconds (``processing``, ``model``, ``decode``), in order of execution.
         frozen: how many rows at the start are the prefix's own numbers, put back after decoding; 0 without a prefix.
+        usual: False when the inference did what later ones do not (the first one with a prompt of its length, or after
+            a CUDA graph was captured): its time is in no statistics, and no later one is expected to take as long.
     """
 
     stamp_ns: int
@@ -39,6 +41,7 @@ class Chunk:
     seed: int
     timings_s: Mapping[str, float] = field(default_factory=dict)
     frozen: int = 0
+    usual: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,4 +93,17 @@ class Policy(Protocol):
             seed: of the initial noise; None draws a fresh one and records it in the chunk.
             prefix: the chunk continues it, and its first ``prefix.frozen`` rows are the prefix's; None: from nothing.
         """
+        ...
+
+
+@runtime_checkable
+class TwoStepPolicy(Policy, Protocol):
+    """A policy whose work on the host can be done before its model is free: ``act`` is one after the other."""
+
+    def encode(self, observation: Observation) -> Any:
+        """What the model needs of ``observation``, on the host; from any thread, also while an inference runs."""
+        ...
+
+    def act_encoded(self, encoded: Any, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        """As ``act``, for what ``encode`` returned."""
         ...

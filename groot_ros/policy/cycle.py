@@ -139,7 +139,7 @@ class PolicyCycle:
             delay = self._tick() - launched
             if not owned():  # ticks are no delay where the clock jumped
                 return _DISOWNED
-            self._timeline.counted(delay)
+            self._timeline.counted(delay, chunk.usual)
         try:
             accepted = self._commit(chunk, observation, owned, executed)
         except GateViolation as violation:

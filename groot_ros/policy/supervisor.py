@@ -215,19 +215,21 @@ class Supervisor:
             if self._state is State.RUNNING and not self._reason:
                 self._set(State.RUNNING, "underrun", message)
 
-    def sent(self, overhead_s: float, stages_s: Mapping[str, float]) -> bool:
+    def sent(self, overhead_s: float, stages_s: Mapping[str, float], usual: bool = True) -> bool:
         """Count a chunk that is executed; True when it ended a time of refusals (worth a log line).
 
         Args:
             overhead_s: newest stamp to now, without the model.
             stages_s: stage -> seconds, ``model`` among them.
+            usual: ``Chunk.usual``; False: its times are in no median and no percentile.
         """
         with self.lock:
             self._ticks += 1
             self._chunks += 1
-            self._overhead_s.append(overhead_s)
-            for stage, seconds in stages_s.items():
-                self._stages_s.setdefault(stage, deque(maxlen=LATENCY_WINDOW)).append(seconds)
+            if usual:
+                self._overhead_s.append(overhead_s)
+                for stage, seconds in stages_s.items():
+                    self._stages_s.setdefault(stage, deque(maxlen=LATENCY_WINDOW)).append(seconds)
             recovered = self._state is State.REFUSING
             if self._state in MOVING and self._reason:
                 self._set(State.RUNNING, "", "")
