@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from groot_ros.processing.processor import Processor
+
+_log = logging.getLogger(__name__)
 
 WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
@@ -210,14 +213,19 @@ def _processor(directory: Path, embodiment: Embodiment, generation: str, tokeniz
 def _torch_device(name: str) -> torch.device:
     import torch
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device '{name}': torch {torch.__version__} sees no CUDA device; use device:=cpu or fix the driver"
-        )
-    return device
+    from groot_ros.model.engine.device import device_problem
+
+    try:
+        device = torch.device("cuda" if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(f"device '{name}': expected cuda, cuda:N, cpu or auto ({error})") from error
+    problem = device_problem(device.index) if device.type == "cuda" else None
+    if problem is None:
+        return device
+    if name != "auto":
+        raise ValueError(f"device '{name}': {problem}; or use device:=cpu")
+    _log.warning("device 'auto': the CPU, many times slower than a GPU; %s", problem)
+    return torch.device("cpu")
 
 
 def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
