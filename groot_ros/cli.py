@@ -31,6 +31,7 @@ from groot_ros.cli_options import (
     give_up,
     refusals,
 )
+from groot_ros.cli_precision import register as register_precision
 from groot_ros.cli_training import register as register_training
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(docs_app, name="docs")
 register_training(app)
 register_evaluate(app)
+register_precision(app)
 register_closed_loop(app)
 
 

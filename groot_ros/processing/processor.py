@@ -161,6 +161,19 @@ class Processor:
         """
         return self._groups.state_limits(key)
 
+    def action_limits(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Training range of an action group: (min, max), float64 [D] each, physical and absolute units.
+
+        Raises:
+            ProcessorError: no such group.
+        """
+        return self._groups.action_limits(key)
+
+    @property
+    def action_widths(self) -> dict[str, int]:
+        """Numbers per step of every action group in the model's own units, in model order."""
+        return dict(self._groups.action_widths)
+
     def blank_state(self) -> dict[str, NDArray[np.float32]]:
         """A state that can be encoded and decoded, for warming up: zeros, and no rotation where there is a pose.
 

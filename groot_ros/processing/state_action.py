@@ -75,6 +75,12 @@ class StateActionProcessor:
             raise ProcessorError("state", f"one of {listing(self.state_dims)}", f"'{key}'")
         return self._statistics.extremes("state", key)
 
+    def action_limits(self, key: str) -> tuple[Array, Array]:
+        """As `state_limits`, of an action group, absolute also where the model sees it relative."""
+        if key not in self.action_dims:
+            raise ProcessorError("action", f"one of {listing(self.action_dims)}", f"'{key}'")
+        return self._statistics.extremes("action", key)
+
     def neutral_state(self, steps: int) -> dict[str, NDArray[np.float32]]:
         """A state that can be encoded and referred to: zeros, and no rotation where there is a pose; [steps, D]."""
         state = {key: np.zeros((steps, dim), dtype=np.float32) for key, dim in self.state_dims.items()}

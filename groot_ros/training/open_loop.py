@@ -192,7 +192,7 @@ def run_episode(
         [dataset.vector(episode, "action", key).astype(np.float64) for key in embodiment.action], axis=1
     )
     predicted, held = np.full((rows, recorded.shape[1]), np.nan), np.empty((rows, recorded.shape[1]))
-    source = _Observations(dataset, episode, embodiment, options.instruction)
+    source = RecordedObservations(dataset, episode, embodiment, options.instruction)
     starts = range(0, rows, execution_horizon)
     told: list[str] = []
     latencies = []
@@ -225,7 +225,7 @@ def _joined(actions: Mapping[str, NDArray[np.float32]], embodiment: Embodiment) 
     return np.concatenate([np.asarray(actions[key], dtype=np.float64) for key in embodiment.action], axis=1)
 
 
-class _Observations:
+class RecordedObservations:
     """The recorded observations of an episode; history before its beginning is its first row."""
 
     def __init__(

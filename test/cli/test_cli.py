@@ -23,7 +23,7 @@ BENCHMARKS = [
     *("benchmark node", "benchmark load", "benchmark control", "benchmark continuity"),
     *("benchmark recorder", "benchmark recorder-hour"),
 ]
-LEARNING = ["open-loop", "evaluate"]
+LEARNING = ["open-loop", "evaluate", "precision"]
 COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *LEARNING, *BENCHMARKS]
 
 

@@ -99,10 +99,12 @@ def test_attributes_of_the_contract(checkpoint: Path) -> None:
     assert processor.modality["video"].delta_indices == (-15, 0)
     assert processor.state_dims == processor.action_dims == {"eef_9d": 9, "arm": 3, "gripper": 1}
     assert processor.action_horizon == 5
-    low, high = processor.state_limits("arm")
-    statistics = json.loads((checkpoint / "statistics.json").read_text())[TAG]["state"]["arm"]
-    assert low.tolist() == statistics["min"]
-    assert high.tolist() == statistics["max"]
+    statistics = json.loads((checkpoint / "statistics.json").read_text())[TAG]
+    for section, limits in (("state", processor.state_limits), ("action", processor.action_limits)):
+        low, high = limits("arm")
+        assert low.tolist() == statistics[section]["arm"]["min"]
+        assert high.tolist() == statistics[section]["arm"]["max"]
+    assert processor.action_widths == processor.action_dims
 
 
 def test_images_are_ordered_by_time_then_view(checkpoint: Path) -> None:

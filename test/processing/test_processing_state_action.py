@@ -196,6 +196,13 @@ def test_state_limits_are_the_extremes_not_the_percentiles() -> None:
         small().state_limits("leg")
 
 
+def test_action_limits_are_absolute_and_the_extremes() -> None:
+    low, high = small().action_limits("arm")
+    np.testing.assert_array_equal([low, high], [*small()._statistics.extremes("action", "arm")])
+    with pytest.raises(ProcessorError, match="one of arm, pose; found 'leg'"):
+        small().action_limits("leg")
+
+
 def drop(*path: str) -> Callable[[dict[str, Any]], None]:
     def change(statistics: dict[str, Any]) -> None:
         for name in path[:-1]:

@@ -70,10 +70,10 @@ class Fp8WeightDense:
 
     def __init__(self, source: Dense) -> None:
         """`source` is not kept. Raises: ValueError (NaN or infinity in the weights)."""
-        exact = source.weight.detach().float()
-        scale = power_of_two(exact.abs().amax(dim=1))
-        self.weight = saturated(exact / scale[:, None])
-        self.scale = scale.to(source.weight.dtype)
+        weight = source.weight.detach()
+        scale = power_of_two(weight.float().abs().amax(dim=1))
+        self.weight = saturated(weight.float() / scale[:, None])
+        self.scale = scale.to(weight.dtype)
         self.bias = source.bias
 
     def __call__(self, x: Tensor, step: int = 0) -> Tensor:
@@ -107,9 +107,9 @@ class Fp8Dense:
         Raises:
             ValueError: NaN or infinity in the weights, or `fits` says no.
         """
-        if not fits(source):
-            raise ValueError(f"expected sizes that are multiples of {MULTIPLE}, found {list(source.weight.shape)}")
         exact = source.weight.detach().float()
+        if not fits(exact.shape):
+            raise ValueError(f"expected sizes that are multiples of {MULTIPLE}, found {list(exact.shape)}")
         self.weight_scale = power_of_two(exact.abs().amax())
         self.weight = saturated(exact / self.weight_scale)
         self.scales = tuple(torch.tensor(scale, dtype=torch.float32, device=exact.device) for scale in scales)
@@ -175,9 +175,9 @@ def _cpu_multiplies() -> bool:
     return True
 
 
-def fits(dense: Dense) -> bool:
-    """Whether the tensor cores take a product of this size."""
-    return all(size % MULTIPLE == 0 for size in dense.weight.shape)
+def fits(shape: Sequence[int]) -> bool:
+    """Whether the tensor cores take a product of this size [out,in]."""
+    return all(size % MULTIPLE == 0 for size in shape)
 
 
 def check_device(precision: str, device: torch.device) -> None:
@@ -227,7 +227,7 @@ class Calibrator:
         """
         found = {}
         for name, watched in self._watched.items():
-            if not fits(watched.source):
+            if not fits(watched.source.weight.shape):
                 continue
             if not watched.largest:
                 raise PrecisionUnavailable(f"{name}: expected to be run in calibration, found no input")
@@ -317,18 +317,20 @@ def quantize(
     if precision not in PRECISIONS:
         raise PrecisionUnavailable(f"precision '{precision}': expected one of {', '.join(PRECISIONS)}")
     places = [] if precision == MODEL else list(chosen(program, layers, exclude))
+    for name, holder, attribute in places:
+        product = getattr(holder, attribute)
+        if not isinstance(product, Dense):
+            raise PrecisionUnavailable(f"{name} is {type(product).__name__} already: load the checkpoint again")
+        check_device(precision, next(tensors_of(product)).device)
     before = products_bytes(program)
     done, left = [], {}
     for name, holder, attribute in places:
         source = getattr(holder, attribute)
-        if type(source) is not Dense:
-            raise PrecisionUnavailable(f"{name} is {type(source).__name__} already: load the checkpoint again")
-        check_device(precision, source.weight.device)
         try:
             if precision == FP8_WEIGHTS:
                 setattr(holder, attribute, Fp8WeightDense(source))
-            elif not fits(source):
-                left[name] = f"sizes {list(source.weight.shape)} are no multiples of {MULTIPLE}"
+            elif not fits(shape := source.weight.shape):
+                left[name] = f"sizes {list(shape)} are no multiples of {MULTIPLE}"
                 continue
             elif scales is None or name not in scales:
                 left[name] = "not calibrated"
@@ -347,7 +349,9 @@ def products_bytes(program: HasProducts) -> int:
 
 
 def _bytes(product: object) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(product))
+    packed = getattr(product, "packed", None)  # for a CPU; its `weight` is another copy, made when asked for
+    tensors = [packed, product.bias] if packed is not None else list(tensors_of(product))  # type: ignore[attr-defined]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 class HasProgram(Protocol):

@@ -1,0 +1,202 @@
+"""``groot-ros precision``: observations of a dataset or a bag, a table, a verdict, and the file that allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from groot_ros.embodiment.schema import Embodiment
+from groot_ros.model.engine.gate import FP8, FP8_WEIGHTS, PRECISIONS, Comparison, GateResult
+from groot_ros.observation.types import Observation
+from groot_ros.policy.base import Chunk, Policy, Prefix
+from groot_ros.policy.generation import embodiment_for
+from groot_ros.policy.precision_gate import Measurement, PrecisionError, write_result
+from groot_ros.training.episodes import TrainingDataset, open_training_dataset
+from groot_ros.training.open_loop import RecordedObservations, check_dataset
+
+REDUCED = tuple(name for name in PRECISIONS if name in (FP8_WEIGHTS, FP8))
+
+
+def spread_rows(dataset: TrainingDataset, count: int) -> list[tuple[int, int]]:
+    """Episode and row of up to ``count`` different rows, evenly spread over all rows."""
+    total = dataset.total_rows
+    count = min(count, total)
+    places = ((2 * np.arange(count) + 1) * total) // (2 * count)
+    ends = np.cumsum([episode.length for episode in dataset.episodes])
+    chosen = []
+    for place in places.tolist():
+        number = int(np.searchsorted(ends, place, side="right"))
+        episode = dataset.episodes[number]
+        chosen.append((episode.index, place - int(ends[number]) + episode.length))
+    return chosen
+
+
+def dataset_observations(
+    dataset: TrainingDataset, embodiment: Embodiment, count: int, instruction: str | None
+) -> list[Observation]:
+    """Up to ``count`` recorded observations, evenly spread. Raises: DatasetError: a picture cannot be read."""
+    sources: dict[int, RecordedObservations] = {}
+    found = []
+    for index, row in spread_rows(dataset, count):
+        if index not in sources:
+            sources[index] = RecordedObservations(dataset, dataset.episode(index), embodiment, instruction)
+        found.append(sources[index].at(row))
+    return found
+
+
+class Collector:
+    """A policy that keeps what it is shown."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.seen: list[Observation] = []
+
+    def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        self.seen.append(observation)
+        return self._policy.act(observation, seed=seed, prefix=prefix)
+
+
+def bag_observations(
+    bag: Path, embodiment: Embodiment, policy: Policy, count: int, instruction: str | None
+) -> list[Observation]:
+    """Up to ``count`` observations of a bag, as the policy node would have had them, evenly spread in time.
+
+    Raises:
+        BagError: see ``replay``.
+        PrecisionError: the bag has not a single one.
+    """
+    from groot_ros.bags.read import Bag
+    from groot_ros.bags.replay import replay
+
+    with Bag(bag, embodiment) as opened:
+        every_s = max(opened.duration_s / (count + 1), embodiment.dt_s)
+    collector = Collector(policy)
+    report = replay(bag, embodiment, collector, instruction=instruction, every_s=every_s)
+    if not collector.seen:
+        reasons = "; ".join(report.refusal_messages.values()) or "the bag has no ticks"
+        raise PrecisionError(f"{bag}: expected observations, found none: {reasons}")
+    return collector.seen[:count]
+
+
+def parted(observations: Sequence[Observation], precision: str, count: int) -> tuple[list[Observation], ...]:
+    """Those that are judged and, for ``fp8``, every other one for the calibration: scales are judged on observations
+    that they were not found on."""
+    if precision != FP8:
+        return list(observations[:count]), []
+    return list(observations[::2]), list(observations[1::2])
+
+
+def precision_command(
+    checkpoint: str | Path,
+    embodiment_name: str,
+    precision: str,
+    *,
+    dataset_path: Path | None,
+    bag: Path | None,
+    observations: int,
+    output: Path | None,
+    exclude: Sequence[str],
+    instruction: str | None,
+    seed: int,
+    policy_options: Mapping[str, Any],
+    console: Console,
+) -> GateResult:
+    """Measure ``precision`` for a checkpoint (a directory or a hub id) and a robot, print it, and write the result.
+
+    Args:
+        dataset_path, bag: one of them has the observations.
+        observations: how many are judged; ``fp8`` takes as many again for its calibration.
+        output: the result file; None: where the policy looks for it.
+        exclude: patterns of products that stay in the model's precision.
+        instruction: in place of the recorded ones.
+        policy_options: arguments of ``LocalPolicy``.
+
+    Raises:
+        DatasetError, TrainingError, BagError, EmbodimentError, CheckpointError, ProcessorError, PrecisionError,
+        ValueError, OSError: each says what to mend.
+    """
+    if precision not in REDUCED:
+        raise PrecisionError(f"--precision {precision}: expected one of {', '.join(REDUCED)}")
+    if (dataset_path is None) == (bag is None):
+        raise PrecisionError("expected --dataset DIR or --bag BAG, one of them: where your observations are")
+    embodiment = embodiment_for(embodiment_name, checkpoint)
+    dataset = None
+    if dataset_path is not None:
+        with console.status(f"looking through {dataset_path}"):
+            dataset = open_training_dataset(dataset_path)
+        for notice in check_dataset(dataset, embodiment, instruction):
+            console.print(f"note: {notice}", markup=False, soft_wrap=True)
+    from groot_ros.model.checkpoint import resolve_checkpoint
+    from groot_ros.policy.local import LocalPolicy  # imports torch
+
+    with console.status(f"loading {checkpoint}"):
+        policy = LocalPolicy(checkpoint, embodiment, **policy_options)
+    wanted = 2 * observations if precision == FP8 else observations
+    with console.status("reading observations"):
+        if dataset is not None:
+            seen = dataset_observations(dataset, embodiment, wanted, instruction)
+        else:
+            seen = bag_observations(Path(bag or ""), embodiment, policy, wanted, instruction)
+    judged, calibration = parted(seen, precision, observations)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=3 * len(judged) + len(calibration))
+        measurement = Measurement(
+            policy,
+            embodiment,
+            precision,
+            exclude=exclude,
+            seed=seed,
+            progress=lambda stage, _done, _all: bar.update(task, advance=1, description=stage),
+        )
+        comparison = measurement.run(judged, calibration)
+    steps = policy_options.get("num_steps") or policy.model.config.num_inference_timesteps
+    result = measurement.result(comparison, resolve_checkpoint(checkpoint), str(checkpoint), steps)
+    path = write_result(result, output)
+    console.print(str(measurement.report), markup=False, soft_wrap=True)
+    print_comparison(comparison, result, console)
+    console.print(f"result: {path}", soft_wrap=True)
+    return result
+
+
+def print_comparison(comparison: Comparison, result: GateResult, console: Console) -> None:
+    """Table and verdict."""
+    where = f"{result.machine['device']}, {result.machine['dtype']}, torch {result.machine['torch']}"
+    title = f"{result.precision} against the model, {comparison.observations} observations, same noise; {where}"
+    table = Table(title=title, title_justify="left")
+    for name in ("action key", "unit"):
+        table.add_column(name)
+    for name in (
+        "cosine",
+        "|d| 95 %",
+        "|d| max",
+        "noise 95 %",
+        "noise max",
+        "|d| 95 %\nof range",
+        "noise 95 %\nof range",
+    ):
+        table.add_column(name, justify="right")
+    for key, numbers in comparison.keys.items():
+        physical = (numbers.p95, numbers.largest, numbers.noise_p95, numbers.noise_largest)
+        shares = (numbers.share_p95, numbers.noise_share_p95)
+        table.add_row(
+            key,
+            numbers.unit,
+            f"{numbers.cosine:.5f}",
+            *(f"{value:.3g}" for value in physical),
+            *(f"{share:.2%}" for share in shares),
+        )
+    console.print(table)
+    console.print(
+        f"cosine of all chunks {comparison.cosine:.5f}, of the worst observation {comparison.worst_cosine:.5f}"
+    )
+    if comparison.passed:
+        console.print(f"passed: this checkpoint may run with precision:={result.precision}", style="green")
+    for reason in comparison.reasons:
+        console.print(f"refused: {reason}", style="red", markup=False, soft_wrap=True)
