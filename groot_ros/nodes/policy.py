@@ -155,8 +155,10 @@ class PolicyNode(LifecycleNode):
         finally:
             self._loading = None
         facts = policy.facts
+        self._tell_notices(policy)
+        way = f" ({facts.engine.mode}, precision {facts.engine.precision})" if facts.engine is not None else ""
         self.get_logger().info(
-            f"model warm on {facts.device}, {1e3 * facts.warm_s:.1f} ms per chunk; {embodiment.control.chunking} "
+            f"model warm on {facts.device}, {1e3 * facts.warm_s:.1f} ms per chunk{way}; {embodiment.control.chunking} "
             f"chunks at {embodiment.control.rate_hz:g} Hz"
         )
         hooks = Hooks(self._turn, self._failed, self._on_clock_stopped, self._on_work_failed)
@@ -362,9 +364,10 @@ class PolicyNode(LifecycleNode):
 
     def _publish_change(self) -> None:
         robot = self._robot
-        gone = robot.policy.gone if robot is not None else None
-        if gone is not None:
-            self._failed(gone)
+        if robot is not None:
+            if (gone := robot.policy.gone) is not None:
+                self._failed(gone)
+            self._tell_notices(robot.policy)
         if self._supervisor.changes != self._told:
             self._publish_status()
         self._tell_stops()
@@ -373,16 +376,22 @@ class PolicyNode(LifecycleNode):
         while not self._stops.empty():
             self.get_logger().error(self._stops.get())
 
+    def _tell_notices(self, policy: ProcessPolicy) -> None:
+        for notice in policy.take_notices():
+            self.get_logger().warning(notice)
+
     def _publish_status(self) -> None:
         self._told = self._supervisor.changes
         self._status.publish(self._status_now())
 
     def _publish_diagnostics(self) -> None:
-        embodiment = self._robot.embodiment if self._robot is not None else None
-        streams = embodiment.streams if embodiment is not None else {}
+        robot = self._robot
+        streams = robot.embodiment.streams if robot is not None else {}
         ages = {name: stream.max_age_s for name, stream in streams.items()}
+        engine = robot.policy.facts.engine if robot is not None else None
         status = self._status_now()
-        self._diagnostics.publish(reports.diagnostics_message(status, ages, self.get_name(), self._reported))
+        message = reports.diagnostics_message(status, ages, self.get_name(), self._reported, engine)
+        self._diagnostics.publish(message)
         self._reported = status
 
 

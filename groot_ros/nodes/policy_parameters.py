@@ -8,6 +8,7 @@ from typing import get_args
 from groot_ros.embodiment.control_schema import Chunking
 from groot_ros.nodes.parameters import parameter
 from groot_ros.policy.local import DTYPES
+from groot_ros.policy.sampler import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,24 @@ class PolicyParameters:
     dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
     match_reference_bf16: bool = parameter(
         False, "Round the rotary frequencies to bfloat16, as NVIDIA's policies of N1.6 and N1.7 do; else float32"
+    )
+    engine: bool = parameter(
+        True, "Compute with the engine, where it agrees with the model; false: with the model as it is loaded"
+    )
+    graphs: bool = parameter(True, "Engine: record CUDA graphs and replay them; only on a GPU")
+    compile: bool = parameter(False, "Engine: torch.compile before recording, a longer start; only on a GPU")
+    precision: str = parameter(
+        "model",
+        "Engine: of the large products. model: dtype; fp8_weights, fp8: where precision_file says that they passed",
+        choices=PRECISIONS,
+    )
+    precision_file: str = parameter("", "Result of `groot-ros precision` for this checkpoint; empty: the user's cache")
+    keep_warm_s: float = parameter(
+        1.0,
+        "Run the model without effect after this time without a request, so that a GPU keeps its clocks up; 0: never",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
     )
     instruction: str = parameter("", "Instruction at the start; empty: the embodiment's default, else wait for a topic")
     denoising_steps: int = parameter(0, "Euler steps; 0: the checkpoint's number", unit="steps", minimum=0, maximum=100)

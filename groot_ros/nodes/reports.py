@@ -17,6 +17,7 @@ from groot_ros.control.loop import JITTER_LIMIT_S, LoopTiming
 from groot_ros.control.plans import Accepted
 from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes.convert import to_time
+from groot_ros.policy.news import EngineFacts
 from groot_ros.policy.supervisor import Snapshot, State
 
 SATURATED = 0.99  # of the acceleration limit
@@ -154,13 +155,18 @@ def _add_continuity(message: PolicyStatus, summary: ContinuitySummary) -> None:
 
 
 def diagnostics_message(
-    status: PolicyStatus, max_ages_s: Mapping[str, float], node: str, previous: PolicyStatus | None = None
+    status: PolicyStatus,
+    max_ages_s: Mapping[str, float],
+    node: str,
+    previous: PolicyStatus | None = None,
+    engine: EngineFacts | None = None,
 ) -> DiagnosticArray:
-    """``/diagnostics``: the policy, its control loop, continuity and latency, and every stream.
+    """``/diagnostics``: the policy, its control loop, continuity, latency and engine, and every stream.
 
     Args:
         max_ages_s: stream -> age (s) above which it is stale.
         previous: the status of the message before, which counters are compared with; None: they began at 0.
+        engine: how chunks are computed; None: there is no model, or it does not say.
     """
     before = previous or PolicyStatus()
     entries = [
@@ -168,6 +174,7 @@ def diagnostics_message(
         _control_loop(status, before, node),
         _continuity(status, before, node),
         _latency(status, node),
+        *([_engine(engine, node)] if engine is not None else []),
         *_streams(status, max_ages_s, node),
     ]
     message = DiagnosticArray(status=entries)
@@ -263,6 +270,13 @@ def _latency(status: PolicyStatus, node: str) -> DiagnosticStatus:
         text = f"newest stamp to command {_ms(status.model_p50_s + status.overhead_p50_s)} ms (medians)"
     pairs = [(f"{name} p50 / p95 [ms]", f"{_ms(p50_s)} / {_ms(p95_s)}") for name, p50_s, p95_s in stages]
     return _entry(DiagnosticStatus.OK, f"{node}: latency", text, pairs)
+
+
+def _engine(engine: EngineFacts, node: str) -> DiagnosticStatus:
+    """A slower way than the one asked for is worth a warning."""
+    level = DiagnosticStatus.WARN if engine.reason else DiagnosticStatus.OK
+    text = f"{engine.mode}: {engine.reason}" if engine.reason else engine.mode
+    return _entry(level, f"{node}: engine", text, list(engine.pairs()))
 
 
 def _streams(status: PolicyStatus, max_ages_s: Mapping[str, float], node: str) -> Iterator[DiagnosticStatus]:

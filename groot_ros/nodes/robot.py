@@ -150,6 +150,12 @@ def make_policy(
             "num_steps": parameters.denoising_steps or None,
             "match_reference_bf16": parameters.match_reference_bf16,
             "torch_threads": parameters.torch_threads,
+            "engine": parameters.engine,
+            "graphs": parameters.graphs,
+            "compile": parameters.compile,
+            "precision": parameters.precision,
+            "precision_file": parameters.precision_file or None,
+            "keep_warm_s": parameters.keep_warm_s,
         },
         started=started,
     )

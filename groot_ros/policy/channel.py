@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import select
 import socket
 import struct
 import sys
@@ -67,6 +68,12 @@ class Channel:
                 self.hang_up()
                 raise ConnectionError("a message broke off") from None
             raise
+
+    def arrived(self, timeout_s: float) -> bool:
+        """Wait, ``timeout_s`` at most, until a message begins to arrive or the other end is gone; False: neither."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(1e3 * timeout_s))
 
     def hang_up(self) -> None:
         """End all sending and receiving at both ends, also calls that are waiting now."""

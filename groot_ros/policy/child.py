@@ -12,10 +12,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from groot_ros.policy.base import Policy
 from groot_ros.policy.channel import Channel, described
+from groot_ros.policy.news import News, Notices
 from groot_ros.policy.process import PolicyFacts
 
 NAME = b"groot-inference"  # what top and ps show; 15 characters at most
@@ -35,6 +36,30 @@ class Hosted(Policy, Protocol):
 
     def check_instruction(self, text: str) -> None:
         """Raise ValueError for an instruction that cannot be taken; called from another thread than ``act``."""
+        ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A hosted policy that has something to tell beside its chunks."""
+
+    def news(self) -> News:
+        """What has changed since the last call."""
+        ...
+
+
+@runtime_checkable
+class Coolable(Protocol):
+    """A hosted policy whose device slows down when nobody asks it for a while.
+
+    Attributes:
+        keep_warm_s: time without a request after which ``keep_warm`` is called; 0: never.
+    """
+
+    keep_warm_s: float
+
+    def keep_warm(self) -> None:
+        """Run without effect, for as long as one inference takes; from the thread that calls ``act``."""
         ...
 
 
@@ -97,15 +122,40 @@ def _serve(work: Channel, check: Channel) -> None:
         work.send(("refused", described(error)))
         return
     work.send(("ready", facts))
+    idle = _Idle(policy)
     while True:
+        idle.wait(work)
         observation, seed, prefix = work.receive()
         try:
             chunk = policy.act(observation, seed=seed, prefix=prefix)
         except Exception as error:
             traceback.print_exc()
-            work.send((None, described(error)))
+            work.send((None, described(error), _news(policy, idle.notices)))
         else:
-            work.send((chunk, None))
+            work.send((chunk, None, _news(policy, idle.notices)))
+
+
+class _Idle:
+    """Keeps a policy's device warm between requests. What it costs a request is one inference at most."""
+
+    def __init__(self, policy: Hosted) -> None:
+        self._policy = policy if isinstance(policy, Coolable) and policy.keep_warm_s > 0 else None
+        self.notices = Notices()
+
+    def wait(self, work: Channel) -> None:
+        """Return when a request begins to arrive, or at once where nothing has to be kept warm."""
+        while self._policy is not None and not work.arrived(self._policy.keep_warm_s):
+            try:
+                self._policy.keep_warm()
+            except Exception as error:
+                traceback.print_exc()
+                self._policy = None  # the next request says whether more is wrong than this
+                self.notices.add(f"keep_warm_s: the device is no longer kept warm: {type(error).__name__}: {error}")
+
+
+def _news(policy: Hosted, notices: Notices) -> News:
+    own, others = notices.take(), policy.news() if isinstance(policy, Informed) else News()
+    return News((*others.notices, *own), others.engine)
 
 
 def _load(work: Channel, factory: str, arguments: dict[str, object]) -> Hosted:
@@ -123,7 +173,8 @@ def facts_of(policy: Hosted, warm_s: float) -> PolicyFacts:
     processor = policy.processor
     keys = processor.modality["state"].modality_keys
     ranges = {key: processor.state_limits(key) for key in keys}
-    return PolicyFacts(str(policy.device), processor.generation, warm_s, ranges)
+    news = policy.news() if isinstance(policy, Informed) else News()
+    return PolicyFacts(str(policy.device), processor.generation, warm_s, ranges, news.engine, news.notices)
 
 
 def _check_instructions(check: Channel, loaded: list[Hosted]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,15 @@ from groot_ros.model.config import read_json_object
 from groot_ros.observation.types import Observation
 from groot_ros.policy.agreement import check_processor_and_network
 from groot_ros.policy.base import Chunk, Prefix
+from groot_ros.policy.news import EngineFacts, News, Notices
 from groot_ros.policy.prefix import guidance_of, native_options, restore
+from groot_ros.policy.sampler import Choice, Sampler
 
 if TYPE_CHECKING:
     import torch
 
+    from groot_ros.model.engine import Engine  # type: ignore[attr-defined]
+    from groot_ros.model.engine.gate import GateResult
     from groot_ros.processing.processor import Processor
 
 _log = logging.getLogger(__name__)
@@ -33,6 +37,21 @@ _log = logging.getLogger(__name__)
 WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
 NATIVE_GENERATION = "n1d7"
+WARM_UP = "warm up"  # what a robot without a default instruction is told by nobody
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the model needs of an observation, on the host.
+
+    Attributes:
+        inputs: for ``GrootModel.sample``, a batch of one.
+        seconds: it took.
+    """
+
+    observation: Observation
+    inputs: dict[str, torch.Tensor]
+    seconds: float
 
 
 class LocalPolicy:
@@ -47,6 +66,13 @@ class LocalPolicy:
         num_steps: Euler steps; None takes the checkpoint's.
         match_reference_bf16: round the rotary frequencies as NVIDIA's policies of N1.6 and N1.7 do, which cast the
             model to bfloat16.
+        engine: compute with ``groot_ros.model.engine`` if it says what the model says on a blank observation; else, and
+            with False, by the model itself. Which one it is, and why, ``news`` tells.
+        graphs: the engine records CUDA graphs; no effect on a CPU.
+        compile: the engine is compiled by torch.compile before that; no effect on a CPU.
+        precision: of the engine's large products: ``model``, ``fp8_weights`` or ``fp8``.
+        precision_file: the measurement that allows another than ``model``; None: the user's cache.
+        keep_warm_s: see ``child.Coolable``; 0 on a CPU, whatever is given.
 
     Raises:
         CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
@@ -54,7 +80,8 @@ class LocalPolicy:
         EmbodimentError: the checkpoint is of another robot, by its keys, its sizes or its training ranges, or of
             another generation than ``embodiment``, or the YAML's default instruction is too long.
         DisagreementError: the processor's sizes and ids are not the network's.
-        ValueError: unknown device or dtype.
+        PrecisionError: no measurement allows the precision.
+        ValueError: unknown device or dtype; a precision that needs the engine, without it, or that the device lacks.
     """
 
     def __init__(
@@ -67,19 +94,28 @@ class LocalPolicy:
         tokenizer: str | None = None,
         num_steps: int | None = None,
         match_reference_bf16: bool = False,
+        engine: bool = True,
+        graphs: bool = True,
+        compile: bool = False,
+        precision: str = "model",
+        precision_file: str | Path | None = None,
+        keep_warm_s: float = 0.0,
     ) -> None:
         from groot_ros.model.checkpoint import load_config, load_model, resolve_checkpoint
 
         self._embodiment = embodiment
         self.device = _torch_device(device)
         self.dtype = _torch_dtype(dtype, self.device)
-        self._num_steps = num_steps
-        self._tokenizing = threading.Lock()  # the inference thread and one that checks an instruction
+        self.keep_warm_s = keep_warm_s if self.device.type == "cuda" else 0.0
+        self._notices = Notices()
+        self._told: EngineFacts | None = None
+        self._last: Encoded | None = None
         directory = resolve_checkpoint(checkpoint)
         generation = load_config(directory).generation
         check_generation(embodiment, generation, str(checkpoint))
         self.processor = _processor(directory, embodiment, generation, tokenizer, str(checkpoint))
         check_training_ranges(embodiment, self.processor.state_limits, str(checkpoint))
+        gate = _allowed(directory, embodiment, precision, num_steps, precision_file, engine)
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
         self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
         self.model = load_model(
@@ -90,17 +126,38 @@ class LocalPolicy:
             match_reference_bf16=match_reference_bf16,
         )
         check_processor_and_network(self.processor, self.model, str(directory))
+        self._max_prompt_tokens = self.model.max_prompt_tokens
+        choice = Choice(engine, graphs, compile, num_steps)
+        self._sampler = Sampler(self.model, self.processor.embodiment_id, choice, self._notices)
         if embodiment.language.default is not None:
             self._check_default(embodiment.language.default)
+        self._sampler.start(self.encode(self.blank_observation()).inputs, self._noise(0), gate)
+        self.check_instruction(self._blank_text)
+
+    @property
+    def engine(self) -> Engine | None:
+        """What computes the chunks; None: the plain model."""
+        return self._sampler.engine
 
     def check_instruction(self, text: str) -> None:
-        """Refuse an instruction that the model cannot take. May be called from another thread than ``act``.
+        """Refuse an instruction that the model cannot take, and prepare its text side for the first chunk with it.
+
+        May be called from another thread than ``act``, which waits for no more than the tokenizer.
 
         Raises:
             ProcessorError: the prompt of ``text`` is longer than the model takes, or nothing is left of it.
         """
-        with self._tokenizing:
-            self.processor.check_instruction(text, self.model.max_prompt_tokens)
+        import torch
+
+        self.processor.check_instruction(text, self._max_prompt_tokens)
+        ids, grids = self.processor.prompt(text)
+        self._sampler.prepare(torch.from_numpy(ids)[None], grids)
+
+    def news(self) -> News:
+        """Notices, and how chunks are computed where that has changed."""
+        facts = self._sampler.facts()
+        changed, self._told = facts != self._told, facts
+        return News(self._notices.take(), facts if changed else None)
 
     def _check_default(self, text: str) -> None:
         try:
@@ -121,23 +178,34 @@ class LocalPolicy:
             ProcessorError: an observation or prefix that the checkpoint's processor refuses.
             ValueError: a native prefix for another generation than N1.7.
         """
-        import torch
+        return self.act_encoded(self.encode(observation), seed=seed, prefix=prefix)
 
+    def encode(self, observation: Observation) -> Encoded:
+        """The work on the host: pictures, state and prompt; from any thread, also while an inference is under way.
+
+        Raises:
+            ProcessorError: an observation that the checkpoint's processor refuses.
+        """
+        begin = time.perf_counter()
+        sample = self.processor.encode(observation.video, observation.state, observation.instruction)
+        inputs = self.processor.collate([sample])
+        return Encoded(observation, inputs, time.perf_counter() - begin)
+
+    def act_encoded(self, encoded: Encoded, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        """The rest of ``act``.
+
+        Raises:
+            ProcessorError: a prefix that the checkpoint's processor refuses.
+            ValueError: a native prefix for another generation than N1.7.
+        """
+        observation = encoded.observation
         seed = secrets.randbits(31) if seed is None else seed
         begin = time.perf_counter()
         continuation = self._continuation(prefix, observation)
-        with self._tokenizing:
-            sample = self.processor.encode(observation.video, observation.state, observation.instruction)
-        inputs = {name: tensor.to(self.device) for name, tensor in self.processor.collate([sample]).items()}
-        encoded = time.perf_counter()
-        with torch.inference_mode():
-            generator = torch.Generator("cpu").manual_seed(seed)
-            config = self.model.config
-            noise = torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
-            normalized = self.model.sample(
-                inputs, noise=noise.to(self.device, self.dtype), num_steps=self._num_steps, **continuation
-            )
-            normalized = normalized.float().cpu()
+        continued = time.perf_counter()
+        normalized, usual = self._sampler.sample(encoded.inputs, self._noise(seed), **continuation)
+        normalized = normalized.float().cpu()
+        self._last = encoded
         sampled = time.perf_counter()
         state = {key: value[None] for key, value in observation.state.items()}
         actions = {key: value[0] for key, value in self.processor.decode(normalized.numpy(), state).items()}
@@ -148,12 +216,25 @@ class LocalPolicy:
             instruction=observation.instruction,
             seed=seed,
             timings_s={
-                "processing": encoded - begin,
-                "model": sampled - encoded,
+                "processing": encoded.seconds + continued - begin,
+                "model": sampled - continued,
                 "decode": time.perf_counter() - sampled,
             },
             frozen=0 if prefix is None else prefix.frozen,
+            usual=usual,
         )
+
+    def keep_warm(self) -> None:
+        """Run once on what was seen last, or a blank observation; the chunk is thrown away."""
+        self.act_encoded(self._last or self.encode(self.blank_observation()), seed=0)
+
+    def _noise(self, seed: int) -> torch.Tensor:
+        """float32 [1,H,A] on the CPU, the same on every device."""
+        import torch
+
+        config = self.model.config
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
 
     def _continuation(self, prefix: Prefix | None, observation: Observation) -> dict[str, Any]:
         """The arguments of ``GrootModel.sample`` that make the chunk continue ``prefix``, seen from the new state."""
@@ -187,7 +268,32 @@ class LocalPolicy:
         for key, spec in self._embodiment.video.items():
             camera = self._embodiment.cameras[spec.camera]
             video[key] = np.full((steps, camera.height, camera.width, 3), 127, dtype=np.uint8)
-        return Observation(0, video, self.processor.blank_state(), "warm up", {}, {})
+        return Observation(0, video, self.processor.blank_state(), self._blank_text, {}, {})
+
+    @property
+    def _blank_text(self) -> str:
+        return self._embodiment.language.default or WARM_UP
+
+
+def _allowed(
+    directory: Path,
+    embodiment: Embodiment,
+    precision: str,
+    num_steps: int | None,
+    precision_file: str | Path | None,
+    engine: bool,
+) -> GateResult | None:
+    """The measurement that allows ``precision``, before any weight is read."""
+    if precision == "model":
+        return None
+    if not engine:
+        raise ValueError(
+            f"precision '{precision}': expected the engine, which has it, found engine: false; set engine to true, or "
+            "precision to model"
+        )
+    from groot_ros.policy.precision_gate import allowed_precision
+
+    return allowed_precision(directory, embodiment, precision, num_steps=num_steps, path=precision_file)
 
 
 def _processor(directory: Path, embodiment: Embodiment, generation: str, tokenizer: str | None, name: str) -> Processor:

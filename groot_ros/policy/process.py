@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.channel import Channel, rebuilt
+from groot_ros.policy.news import EngineFacts, News
 
 CHECK_S = 1.0  # how long a caller waits for the answer about an instruction
 INSTRUCTION_BYTES = 65536  # far above any prompt, and surely room for it in a socket whose reader hangs
@@ -53,12 +54,16 @@ class PolicyFacts:
         generation: ``n1d5``, ``n1d6`` or ``n1d7``.
         warm_s: seconds of one chunk, in the process that infers.
         state_ranges: state key -> (lowest, highest) of the training data, float64 [D] each, model units.
+        engine: how it computes chunks, as far as is known now; None: it does not say.
+        notices: what the start had to say to a person.
     """
 
     device: str
     generation: str
     warm_s: float
     state_ranges: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    engine: EngineFacts | None = None
+    notices: tuple[str, ...] = ()
 
 
 class ProcessPolicy:
@@ -78,7 +83,7 @@ class ProcessPolicy:
             ``close`` it meanwhile.
 
     Attributes:
-        facts: what the child said when it was ready.
+        facts: what the child said when it was ready; ``facts.engine`` is kept up to date by every ``act``.
         pid: the child's.
         stage: what a child that is not ready yet is doing, in words; ``ready`` when it is.
 
@@ -107,6 +112,8 @@ class ProcessPolicy:
         self.stage = "starting"
         self._ready = self._closed = False
         self._acting, self._checking = threading.Lock(), threading.Lock()
+        self._telling = threading.Lock()
+        self._notices: list[str] = []
         self._unanswered = 0  # instructions sent whose answers nobody waited for
         (work, work_end), (check, check_end) = socket.socketpair(), socket.socketpair()
         self._work, self._check = Channel(work), Channel(check)
@@ -132,7 +139,7 @@ class ProcessPolicy:
             raise RuntimeError("ProcessPolicy.act: another thread's call has not returned; one caller at a time")
         try:
             self._work.send((observation, seed, prefix))
-            chunk, problem = self._work.receive()
+            chunk, problem, news = self._work.receive()
         except (EOFError, OSError):
             raise self._gone() from None
         except Exception:
@@ -142,10 +149,24 @@ class ProcessPolicy:
             raise
         finally:
             self._acting.release()
+        self._take(news)
         if problem is not None:
             raise rebuilt(problem)
         assert isinstance(chunk, Chunk)
         return chunk
+
+    def take_notices(self) -> list[str]:
+        """What the child had to say to a person since the last call, each sentence once; from any thread."""
+        with self._telling:
+            told, self._notices = self._notices, []
+            return told
+
+    def _take(self, news: News) -> None:
+        if news:
+            with self._telling:
+                self._notices.extend(news.notices)
+                if news.engine is not None:
+                    self.facts = replace(self.facts, engine=news.engine)
 
     def check_instruction(self, text: str) -> None:
         """Refuse an instruction that the model cannot take; from any thread, also while ``act`` waits.
@@ -217,6 +238,7 @@ class ProcessPolicy:
         if what == "refused":
             raise rebuilt(value)
         self.facts, self.stage, self._ready = value, "ready", True
+        self._notices = list(value.notices)
 
     def _gone(self, deadline_s: float | None = None) -> PolicyGone:
         during = "" if self._ready else f" while {self.stage}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def add_missing_tokens(tokenizer: Any, wanted: dict[str, int], where: str) -> No
 
 
 class PromptEncoder:
-    """Turns an instruction and the grids of its images into token ids, remembering recent results.
+    """Turns an instruction and the grids of its images into token ids, remembering recent results. From any thread.
 
     Attributes:
         image_token_id: id of the placeholder that image features replace.
@@ -128,6 +129,7 @@ class PromptEncoder:
         self._merge_area = merge_size**2
         self._formalize = formalize_language
         self._cache: OrderedDict[tuple[str, bool, tuple[Grid, ...]], NDArray[np.int64]] = OrderedDict()
+        self._lock = threading.Lock()  # tokenizers refuse a second caller
         missing = [token for token in chat.special if token not in chat.added and token not in tokenizer.get_vocab()]
         if missing:
             raise ProcessorError(
@@ -172,11 +174,25 @@ class PromptEncoder:
         Raises:
             ProcessorError: see `text`.
         """
-        entry = (instruction, quoted, grids)
-        cached = self._cache.get(entry) if isinstance(instruction, str) else None
-        if cached is not None:
-            self._cache.move_to_end(entry)
-            return cached.copy()
+        with self._lock:
+            entry = (instruction, quoted, grids)
+            cached = self._cache.get(entry) if isinstance(instruction, str) else None
+            if cached is not None:
+                self._cache.move_to_end(entry)
+                return cached.copy()
+            expanded = self._expanded(instruction, grids, quoted)
+            self._cache[entry] = expanded
+            if len(self._cache) > self.capacity:
+                self._cache.popitem(last=False)
+            return expanded.copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def _expanded(self, instruction: str, grids: tuple[Grid, ...], quoted: bool) -> NDArray[np.int64]:
         text = self.text(instruction, len(grids), quoted=quoted)
         ids = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
         places = np.flatnonzero(ids == self.image_token_id)
@@ -189,8 +205,4 @@ class PromptEncoder:
             )
         repeats = np.ones(len(ids), dtype=np.int64)
         repeats[places] = [t * h * w // self._merge_area for t, h, w in grids]
-        expanded = np.repeat(ids, repeats)
-        self._cache[entry] = expanded
-        if len(self._cache) > self.capacity:
-            self._cache.popitem(last=False)
-        return expanded.copy()
+        return np.repeat(ids, repeats)

@@ -16,7 +16,7 @@ from groot_ros.processing.checks import checked_groups, checked_numbers
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe, listing
 from groot_ros.processing.images import Frames
-from groot_ros.processing.language import PromptEncoder, has_tokenizer, load_tokenizer
+from groot_ros.processing.language import Grid, PromptEncoder, has_tokenizer, load_tokenizer
 from groot_ros.processing.modality import ModalityConfig, parse_modalities
 from groot_ros.processing.patches import PREPROCESSOR_FILE, Layout, PatchLayout
 from groot_ros.processing.scaling import state_action_processor
@@ -210,8 +210,8 @@ class Processor:
         Raises:
             ProcessorError: an instruction without words, or a prompt that is too long.
         """
-        grids = self._images.grids(self._view_sizes)
-        count = len(self.prompts.encode(text, grids, quoted=self._quoted))
+        ids, grids = self.prompt(text)
+        count = len(ids)
         if count > max_tokens:
             words = count - sum(t * h * w for t, h, w in grids) // self._images.layout.merge_size**2
             raise ProcessorError(

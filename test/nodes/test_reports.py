@@ -20,6 +20,7 @@ from groot_ros.msg import ActionChunk, PolicyStatus
 from groot_ros.nodes.convert import to_time
 from groot_ros.nodes.reports import chunk_message, diagnostics_message, status_message
 from groot_ros.policy.base import Chunk
+from groot_ros.policy.news import EngineFacts
 from groot_ros.policy.supervisor import Snapshot, State
 
 T0 = 1_700_000_000_999_999_999
@@ -216,6 +217,22 @@ def test_diagnostics_of_a_policy_that_does_well() -> None:
     assert (continuity["jump p95 [rad or m]"], continuity["seam ratio"]) == ("0.0200", "0.50")
     assert (continuity["rejected chunks"], continuity["rejected: chunk_too_late"]) == ("3", "2")
     assert continuity["delay p50 / p95 / max [ticks]"] == "3 / 4 / 5"
+
+
+@pytest.mark.parametrize(
+    ("engine", "level", "text"),
+    [
+        (EngineFacts("graph", buckets=(("80", "graph"),)), DiagnosticStatus.OK, "graph"),
+        (EngineFacts("eager", "out of GPU memory"), DiagnosticStatus.WARN, "eager: out of GPU memory"),
+    ],
+)
+def test_how_chunks_are_computed_is_told_and_a_slower_way_warns(engine: EngineFacts, level: bytes, text: str) -> None:
+    array = diagnostics_message(status(), {"front": 0.1, "joints": 0.1}, "policy", None, engine)
+    (entry,) = (entry for entry in array.status if entry.name == "policy: engine")
+    assert (entry.level, entry.message) == (level, text)
+    pairs = {pair.key: pair.value for pair in entry.values}
+    assert (pairs["engine"], pairs["reason"], pairs["precision"]) == (engine.mode, engine.reason, "model")
+    assert pairs.get("prompt of 80") == ("graph" if engine.buckets else None)
 
 
 def test_missed_and_stalled_ticks_warn_once() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from groot_ros.embodiment.errors import EmbodimentError
 from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk, Prefix
+from groot_ros.policy.news import EngineFacts, News, Notices
 from groot_ros.processing.errors import ProcessorError
 
 LOWEST, HIGHEST = np.array([-1.5, 0.1]), np.array([np.pi, 0.3])
@@ -113,3 +114,40 @@ def make(start: str = "", bell: Path | None = None) -> Scripted:
         print("hanging", file=sys.stderr)
         hold_the_lock()
     return Scripted(bell)
+
+
+class Cooling(Scripted):
+    """Is kept warm, and tells how often.
+
+    Args:
+        keep_warm_s: see ``Coolable``.
+        warm: what ``keep_warm`` does: ``raise``, ``exit``, or ``wait`` for a byte in ``gate``.
+        bell, gate: FIFOs; ``bell`` gets a byte when ``keep_warm`` has begun.
+    """
+
+    def __init__(self, keep_warm_s: float, warm: str = "", bell: Path | None = None, gate: Path | None = None) -> None:
+        super().__init__()
+        self.keep_warm_s = keep_warm_s
+        self._warm, self._warm_bell, self._gate = warm, bell, gate
+        self._runs = 0
+        self._notices = Notices()
+
+    def keep_warm(self) -> None:
+        self._runs += 1
+        self._notices.add("it was cold")
+        if self._warm_bell is not None:
+            self._warm_bell.write_bytes(b"w")
+        if self._warm == "raise":
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        if self._warm == "exit":
+            os._exit(4)
+        if self._warm == "wait" and self._gate is not None:
+            self._gate.read_bytes()
+
+    def news(self) -> News:
+        return News(self._notices.take(), EngineFacts("graph", buckets=(("48", f"warmed {self._runs} times"),)))
+
+
+def make_cooling(**arguments: Any) -> Cooling:
+    """The factory of a policy that is kept warm."""
+    return Cooling(**arguments)

@@ -137,7 +137,8 @@ def test_a_chunk_continues_the_one_before_seen_from_a_new_state(
 def test_the_prefix_is_seen_from_the_new_state(
     checkpoints: Checkpoints, robot_yaml: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    policy = LocalPolicy(checkpoints["n1d7"], embodiment_for(robot_yaml, checkpoints["n1d7"]), device="cpu")
+    robot = embodiment_for(robot_yaml, checkpoints["n1d7"])
+    policy = LocalPolicy(checkpoints["n1d7"], robot, device="cpu", engine=False)
     first = look(policy, robot_yaml)
     prefix = rest_of(policy.act(first, seed=1), executed=4, frozen=3, native=native)
     later, sample, given = moved(first, 0.02), policy.model.sample, {}

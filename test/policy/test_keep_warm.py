@@ -1,0 +1,124 @@
+"""Between requests the child keeps the device warm; what that costs, when it ends, and what comes of an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from scripted_policy import observation
+
+from groot_ros.policy.base import Chunk
+from groot_ros.policy.process import PolicyGone, ProcessPolicy
+
+WAIT_S = 30.0
+SOON_S = 0.01  # without a request
+NEVER_S = 3600.0
+
+
+@contextmanager
+def running(**arguments: object) -> Iterator[ProcessPolicy]:
+    policy = ProcessPolicy("scripted_policy:make_cooling", arguments, start_timeout_s=WAIT_S)
+    try:
+        yield policy
+    finally:
+        policy.close()
+
+
+@pytest.fixture
+def bell(tmp_path: Path) -> Path:
+    path = tmp_path / "bell"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+@contextmanager
+def listening(bell: Path) -> Iterator[None]:
+    """Lets whoever rings go on."""
+    end = os.open(bell, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        os.close(end)
+
+
+def times(policy: ProcessPolicy) -> int:
+    """How often it was kept warm, as of the last answer."""
+    assert policy.facts.engine is not None
+    return int(policy.facts.engine.buckets[0][1].split()[1])
+
+
+def test_without_requests_it_is_kept_warm_again_and_again_and_answers_all_the_same(bell: Path) -> None:
+    with running(keep_warm_s=SOON_S, bell=bell) as policy:
+        assert times(policy) == 0
+        assert [bell.read_bytes() for _ in range(3)] == [b"w"] * 3
+        with listening(bell):
+            assert policy.act(observation(stamp_ns=5)).stamp_ns == 5
+        assert times(policy) >= 3
+
+
+def test_a_request_that_comes_meanwhile_waits_for_that_one_run(bell: Path, gate: Path) -> None:
+    chunks: list[Chunk] = []
+    with running(keep_warm_s=SOON_S, warm="wait", bell=bell, gate=gate) as policy:
+        assert bell.read_bytes() == b"w"
+        acting = threading.Thread(target=lambda: chunks.append(policy.act(observation(stamp_ns=5))))
+        acting.start()
+        policy.check_instruction("pick up")  # not held up by it
+        assert acting.is_alive()  # it is waiting in keep_warm, which nobody has let go on
+        gate.write_bytes(b"!")
+        acting.join(WAIT_S)
+        assert [chunk.stamp_ns for chunk in chunks] == [5]
+        assert times(policy) == 1
+
+
+def test_zero_is_never_and_a_request_in_time_comes_first() -> None:
+    """To be kept warm would end the process."""
+    for keep_warm_s in (0.0, NEVER_S):
+        with running(keep_warm_s=keep_warm_s, warm="exit") as policy:
+            for _ in range(3):
+                policy.act(observation())
+            assert times(policy) == 0
+
+
+def test_an_error_is_told_once_and_ends_keeping_warm_not_the_policy(bell: Path) -> None:
+    with running(keep_warm_s=SOON_S, warm="raise", bell=bell) as policy:
+        assert bell.read_bytes() == b"w"
+        policy.act(observation())
+        assert policy.take_notices() == [
+            "it was cold",
+            "keep_warm_s: the device is no longer kept warm: RuntimeError: CUDA error: unspecified launch failure",
+        ]
+        for _ in range(3):
+            policy.act(observation())
+        assert (policy.take_notices(), times(policy)) == ([], 1)
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_child_that_is_being_kept_warm_ends_with_close(bell: Path, gate: Path, signalled: bool) -> None:
+    with running(keep_warm_s=SOON_S, warm="wait", bell=bell, gate=gate) as policy:
+        assert bell.read_bytes() == b"w"
+        if signalled:
+            os.kill(policy.pid, signal.SIGKILL)
+        else:
+            policy.close()
+        with pytest.raises(PolicyGone):
+            policy.act(observation())
+
+
+def test_notices_come_with_the_answer_that_follows_them_also_with_an_error(bell: Path) -> None:
+    with running(keep_warm_s=SOON_S, bell=bell) as policy:
+        assert bell.read_bytes() == b"w"
+        with listening(bell), pytest.raises(LookupError):
+            policy.act(observation("raise KeyError"))
+        assert policy.take_notices() == ["it was cold"]
