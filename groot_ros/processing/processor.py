@@ -222,6 +222,19 @@ class Processor:
             )
         return count
 
+    def prompt(self, text: str) -> tuple[NDArray[np.int64], tuple[Grid, ...]]:
+        """What an observation with this instruction has beside its pictures and its state. From any thread.
+
+        Returns:
+            token ids int64 [L], as `encode` gives them, and a grid (1, rows, columns) in patches per image; the views
+            are those of the last `check_views`, else square.
+
+        Raises:
+            ProcessorError: an instruction without words.
+        """
+        grids = self._images.grids(self._view_sizes)
+        return self.prompts.encode(text, grids, quoted=self._quoted), grids
+
     def encode(
         self,
         video: Mapping[str, Frames],
