@@ -223,9 +223,9 @@ class ActionHead(nn.Module):
         actions = noise.to(features, copy=True)
         strength: Tensor | None = None
         if rtc is not None:
-            actions, strength = self._inpaint(actions, rtc)
+            actions, strength = inpainted(actions, rtc)
         if guidance is not None:
-            guidance = _on(actions, guidance)
+            guidance = checked_guidance(actions, guidance)
         conditioning = self.condition(backbone)
         state_token = self.encode_state(inputs["state"], embodiment_id)
 
@@ -237,31 +237,40 @@ class ActionHead(nn.Module):
         result: Tensor = integrate(velocity, actions, steps, guidance=guidance, strength=strength)
         return result
 
-    def _inpaint(self, actions: Tensor, rtc: RtcOptions) -> tuple[Tensor, Tensor]:
-        """Starts `actions` [B,H,A] with the end of the previous chunk; returns it and the velocity strength [H,1]."""
-        batch, horizon, dim = actions.shape
-        previous = rtc.prev_action
-        if previous.ndim != 3 or previous.shape[0] != batch or previous.shape[2] != dim:
-            raise ValueError(f"rtc.prev_action has shape {tuple(previous.shape)}, expected ({batch}, steps, {dim})")
-        if not 0 <= rtc.frozen_steps <= rtc.overlap_steps <= min(rtc.action_horizon, horizon):
-            raise ValueError(
-                "rtc: expected 0 <= frozen_steps <= overlap_steps <= action_horizon, and an overlap within the model's "
-                f"{horizon} steps; found {rtc.frozen_steps}, {rtc.overlap_steps}, {rtc.action_horizon}"
-            )
-        if rtc.action_horizon > previous.shape[1]:
-            raise ValueError(
-                f"rtc.action_horizon is {rtc.action_horizon}, but rtc.prev_action holds {previous.shape[1]} steps"
-            )
-        if not rtc.ramp_rate > 0:
-            raise ValueError(f"rtc.ramp_rate is {rtc.ramp_rate}, expected more than 0")
-        end = previous[:, rtc.action_horizon - rtc.overlap_steps : rtc.action_horizon].to(actions)
-        actions = torch.cat((end, actions[:, rtc.overlap_steps :]), dim=1)
-        strength = velocity_strength(horizon, rtc.overlap_steps, rtc.frozen_steps, rtc.ramp_rate)
-        return actions, strength[:, None].to(actions)
+
+def inpainted(actions: Tensor, rtc: RtcOptions) -> tuple[Tensor, Tensor]:
+    """`actions` [B,H,A] with the end of the previous chunk as their start, and the velocity strength [H,1].
+
+    Raises:
+        ValueError: options that do not fit to the actions or to each other; the message says which.
+    """
+    batch, horizon, dim = actions.shape
+    previous = rtc.prev_action
+    if previous.ndim != 3 or previous.shape[0] != batch or previous.shape[2] != dim:
+        raise ValueError(f"rtc.prev_action has shape {tuple(previous.shape)}, expected ({batch}, steps, {dim})")
+    if not 0 <= rtc.frozen_steps <= rtc.overlap_steps <= min(rtc.action_horizon, horizon):
+        raise ValueError(
+            "rtc: expected 0 <= frozen_steps <= overlap_steps <= action_horizon, and an overlap within the model's "
+            f"{horizon} steps; found {rtc.frozen_steps}, {rtc.overlap_steps}, {rtc.action_horizon}"
+        )
+    if rtc.action_horizon > previous.shape[1]:
+        raise ValueError(
+            f"rtc.action_horizon is {rtc.action_horizon}, but rtc.prev_action holds {previous.shape[1]} steps"
+        )
+    if not rtc.ramp_rate > 0:
+        raise ValueError(f"rtc.ramp_rate is {rtc.ramp_rate}, expected more than 0")
+    end = previous[:, rtc.action_horizon - rtc.overlap_steps : rtc.action_horizon].to(actions)
+    actions = torch.cat((end, actions[:, rtc.overlap_steps :]), dim=1)
+    strength = velocity_strength(horizon, rtc.overlap_steps, rtc.frozen_steps, rtc.ramp_rate)
+    return actions, strength[:, None].to(actions)
 
 
-def _on(actions: Tensor, guidance: Guidance) -> Guidance:
-    """`guidance` with its arrays checked against `actions` [B,H,A], and of its device and dtype."""
+def checked_guidance(actions: Tensor, guidance: Guidance) -> Guidance:
+    """`guidance` on the device and in the dtype of `actions` [B,H,A].
+
+    Raises:
+        ValueError: an array of another shape, or NaN or infinity in it.
+    """
     previous, weights = torch.as_tensor(guidance.previous), torch.as_tensor(guidance.weights)
     batch, horizon, dim = actions.shape
     for name, tensor, shapes in (

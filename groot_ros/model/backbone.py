@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,21 @@ class Backbone(nn.Module, ABC):
     def forward(self, inputs: dict[str, Tensor]) -> BackboneOutput:
         """Takes the keys of `GrootModel`'s inputs that the generation's processor makes of images and prompt."""
 
+    @abstractmethod
+    def prompt_rope(
+        self, input_ids: Tensor, attention_mask: Tensor, grids: Sequence[Grid], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin of the language model's rotary embedding, [B or 1,L,head_dim] in `dtype`.
+
+        Args:
+            input_ids: int64 [B,L].
+            attention_mask: [B,L], 1 on real tokens.
+            grids: one per image, in batch order.
+
+        Raises:
+            ValueError: tokens and images disagree, or an image has a size that the towers do not take.
+        """
+
     @staticmethod
     @abstractmethod
     def tied_parameters() -> dict[str, str]:
@@ -65,6 +80,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def language_model(self) -> Any:
         """The language tower: `embed_tokens`, `layers`, `norm`, `config`."""
+
+    @property
+    @abstractmethod
+    def patch_values(self) -> int:
+        """Numbers in a row of `pixel_values`."""
 
     @property
     def vocab_size(self) -> int:
@@ -93,13 +113,13 @@ class Backbone(nn.Module, ABC):
         for tower in (self.visual, self.language_model):
             tower.config._attn_implementation = name
 
-    def read_grids(self, inputs: dict[str, Tensor], patch_values: int) -> list[Grid]:
+    def read_grids(self, inputs: dict[str, Tensor]) -> list[Grid]:
         """`image_grid_thw` as tuples; ValueError when it is empty or `pixel_values` are not its patches."""
         grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
         if not grids:
             raise ValueError("image_grid_thw is empty: the model needs at least one image")
         shape = tuple(inputs["pixel_values"].shape)
-        expected = (sum(t * h * w for t, h, w in grids), patch_values)
+        expected = (sum(t * h * w for t, h, w in grids), self.patch_values)
         if shape != expected:
             raise ValueError(
                 f"pixel_values has shape {shape}, but image_grid_thw and the vision tower ask for {expected}"

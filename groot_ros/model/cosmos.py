@@ -98,6 +98,12 @@ class CosmosBackbone(Backbone):
     def language_model(self) -> Qwen3VLTextModel:
         return self.model.model.language_model
 
+    @property
+    def patch_values(self) -> int:
+        """Channels, frames and pixels of a patch."""
+        vision = self.visual.config
+        return int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+
     @staticmethod
     def tied_parameters() -> dict[str, str]:
         """Parameters that are another one under a second name."""
@@ -121,20 +127,29 @@ class CosmosBackbone(Backbone):
         device = self.model.lm_head.weight.device
         input_ids = inputs["input_ids"].to(device)
         attention_mask = inputs["attention_mask"].to(device) == 1
-        vision = self.visual.config
-        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        grids = self.read_grids(inputs, values)
+        grids = self.read_grids(inputs)
+        dtype = self.language_model.embed_tokens.weight.dtype
+        rope = self.prompt_rope(input_ids, attention_mask, grids, dtype)
+        image_features, taps = self.encode_images(inputs["pixel_values"].to(device), grids)
+        image_mask = (input_ids == self.image_token_id) & attention_mask
+        embeddings = self.embed(input_ids, image_mask, image_features)
+        features = self.read(embeddings, rope, attention_mask, image_mask, taps)
+        return BackboneOutput(features, attention_mask, input_ids == self.image_token_id)
+
+    def prompt_rope(
+        self, input_ids: Tensor, attention_mask: Tensor, grids: Sequence[positions.Grid], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Interleaved M-RoPE [B,L,head_dim]; see the base class."""
         for grid in grids:
             if grid[0] != 1 or grid[1] % self.merge or grid[2] % self.merge:
                 raise ValueError(f"image_grid_thw row {grid}: expected 1 frame and sides that {self.merge} divides")
         position_ids = positions.mrope_position_ids(
             input_ids, attention_mask, grids, image_token_id=self.image_token_id, merge=self.merge
         )
-        image_features, taps = self.encode_images(inputs["pixel_values"].to(device), grids)
-        image_mask = (input_ids == self.image_token_id) & attention_mask
-        embeddings = self.embed(input_ids, image_mask, image_features)
-        features = self.read(embeddings, position_ids, attention_mask, image_mask, taps)
-        return BackboneOutput(features, attention_mask, input_ids == self.image_token_id)
+        head_dim = self.language_model.config.head_dim
+        return positions.mrope_tables(
+            position_ids, head_dim, self._rope_theta, self._mrope_section, dtype, self.rope_rounding
+        )
 
     def encode_images(self, pixel_values: Tensor, grids: Sequence[positions.Grid]) -> tuple[Tensor, list[Tensor]]:
         """Patches -> one embedding per merged block [blocks,D], and the same from each deepstack tap."""
@@ -168,16 +183,12 @@ class CosmosBackbone(Backbone):
     def read(
         self,
         embeddings: Tensor,
-        position_ids: Tensor,
+        rope: tuple[Tensor, Tensor],
         attention_mask: Tensor,
         image_mask: Tensor,
         taps: Sequence[Tensor],
     ) -> Tensor:
         """The kept language layers on embeddings [B,L,D]; tap i is added at the image tokens after layer i."""
-        head_dim = self.language_model.config.head_dim
-        rope = positions.mrope_tables(
-            position_ids, head_dim, self._rope_theta, self._mrope_section, embeddings.dtype, self.rope_rounding
-        )
 
         def add_tap(i: int, hidden: Tensor) -> Tensor:
             if i >= len(taps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -172,24 +172,24 @@ class DiT(nn.Module):
     def _looks_at_context(self, block: int) -> bool:
         return block % 2 == 0 or not self.interleaved
 
-    def _context_masks(self, text_mask: Tensor, image_mask: Tensor) -> Iterator[Tensor | None]:
-        """The mask of each block that looks at the features, in order."""
-        for i in filter(self._looks_at_context, range(len(self.transformer_blocks))):
-            if self.text_every is None:
-                yield None
-            else:
-                yield (text_mask if i % (2 * self.text_every) == 0 else image_mask)[:, None, None, :]
+    def sees(self, block: int) -> Literal["self", "text", "image", "all"]:
+        """What a block looks at: the tokens themselves, or text, images or all positions of the features."""
+        if not self._looks_at_context(block):
+            return "self"
+        if self.text_every is None:
+            return "all"
+        return "text" if block % (2 * self.text_every) == 0 else "image"
 
     def forward(
         self, tokens: Tensor, context: Tensor, timestep: Tensor, text_mask: Tensor, image_mask: Tensor
     ) -> Tensor:
         """tokens [B,T,dim], context [B,L,context_dim], timestep int64 [B], masks bool [B,L] -> [B,T,output_dim]."""
         temb = self.timestep_encoder(timestep)
-        masks = self._context_masks(text_mask, image_mask)
+        masks = {"text": text_mask[:, None, None, :], "image": image_mask[:, None, None, :]}
         hidden = tokens
         for i, block in enumerate(self.transformer_blocks):
-            cross = self._looks_at_context(i)
-            hidden = block(hidden, temb, context, next(masks)) if cross else block(hidden, temb)
+            sees = self.sees(i)
+            hidden = block(hidden, temb) if sees == "self" else block(hidden, temb, context, masks.get(sees))
         # Here shift is the first half: the other way round than in the blocks.
         shift, scale = self.proj_out_1(functional.silu(temb)).chunk(2, dim=-1)
         return self.proj_out_2(self.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None])

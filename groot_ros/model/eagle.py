@@ -214,6 +214,11 @@ class EagleBackbone(Backbone):
         """`mlp1`: from what the vision tower sees to the language model's embeddings."""
         return self._root.mlp1
 
+    @property
+    def patch_values(self) -> int:
+        """Channels and pixels of a patch."""
+        return self.visual.patch_values
+
     @staticmethod
     def tied_parameters() -> dict[str, str]:
         """None: `lm_head` has values of its own in NVIDIA's module tree."""
@@ -239,19 +244,24 @@ class EagleBackbone(Backbone):
         input_ids = inputs["input_ids"].to(device)
         attention_mask = inputs["attention_mask"].to(device) == 1
         image_mask = input_ids == self.image_token_id
-        grids = self.read_grids(inputs, self.visual.patch_values)
-        self._check_sizes(grids)
-        self._check_tokens(image_mask & attention_mask, grids)
+        grids = self.read_grids(inputs)
+        dtype = self.language_model.embed_tokens.weight.dtype
+        rope = self.prompt_rope(input_ids, attention_mask, grids, dtype)
         image_features = self.encode_images(inputs["pixel_values"].to(device), grids)
         embeddings = self.embed(input_ids, image_mask & attention_mask, image_features)
-        config = self.language_model.config
-        rope = positions.rope_tables(
-            *(input_ids.shape[1], config.head_dim, self._rope_theta, embeddings.dtype, device), self.rope_rounding
-        )
         features = self.language_model.norm(self.walk(embeddings, rope, attention_mask))
         if self.eagle_linear is not None:
             features = self.eagle_linear(features)
         return BackboneOutput(features, attention_mask, image_mask)
+
+    def prompt_rope(
+        self, input_ids: Tensor, attention_mask: Tensor, grids: Sequence[Grid], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """[1,L,head_dim], counted over padding too; see the base class."""
+        self._check_sizes(grids)
+        self._check_tokens((input_ids == self.image_token_id) & (attention_mask == 1), grids)
+        length, head_dim = input_ids.shape[1], self.language_model.config.head_dim
+        return positions.rope_tables(length, head_dim, self._rope_theta, dtype, input_ids.device, self.rope_rounding)
 
     def encode_images(self, pixel_values: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Patches of all images -> one embedding per image token [tokens,D], image by image, row by row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,8 @@ class GrootModel(nn.Module):
         self.config = config
         self.backbone = parts.backbone(config)
         self.action_head = parts.action_head(config)
+        self.released = ""
+        """What took the weights, once they are not all here any more."""
 
     @property
     def device(self) -> torch.device:
@@ -144,33 +146,45 @@ class GrootModel(nn.Module):
         self, inputs: dict[str, Tensor], required: Sequence[str], dtype: torch.dtype | None = None
     ) -> dict[str, Tensor]:
         """The required inputs, checked against the config, on the model's device and in `dtype`; None: in its own."""
-        missing = [key for key in required if key not in inputs]
-        if missing:
-            raise ValueError(f"the model's inputs lack {', '.join(missing)}; they hold {', '.join(sorted(inputs))}")
-        config = self.config
-        batch = inputs["input_ids"].shape[0]
-        shapes: dict[str, tuple[int, ...]] = {
-            "attention_mask": tuple(inputs["input_ids"].shape),
-            "state": (batch, config.state_history_length, config.max_state_dim),
-            "embodiment_id": (batch,),
-            "action": (batch, config.action_horizon, config.max_action_dim),
-            "action_mask": (batch, config.action_horizon, config.max_action_dim),
-        }
-        for key in required:
-            if key in shapes and tuple(inputs[key].shape) != shapes[key]:
-                raise ValueError(f"input {key} has shape {tuple(inputs[key].shape)}, expected {shapes[key]}")
-        if inputs["input_ids"].shape[1] > self.max_prompt_tokens:
-            raise ValueError(
-                f"input input_ids has {inputs['input_ids'].shape[1]} tokens per prompt, expected at most "
-                f"{self.max_prompt_tokens}, the positions that the language model has"
-            )
-        ids = inputs["embodiment_id"]
-        if bool(((ids < 0) | (ids >= config.max_num_embodiments)).any()):
-            raise ValueError(f"input embodiment_id is {ids.tolist()}, expected 0..{config.max_num_embodiments - 1}")
+        if self.released:
+            raise RuntimeError(f"this model's weights are gone: {self.released}; load the checkpoint again")
+        check_inputs(inputs, required, self.config, self.max_prompt_tokens)
         device, dtype = self.device, dtype or self.dtype
         return {
             key: inputs[key].to(device) if key in INTEGER_INPUTS else inputs[key].to(device, dtype) for key in required
         }
+
+
+def check_inputs(inputs: Mapping[str, Tensor], required: Sequence[str], config: ModelConfig, max_tokens: int) -> None:
+    """ValueError unless the required inputs are there and fit to the config; the message names the one that does not.
+
+    Args:
+        inputs: see `GrootModel`.
+        required: their keys.
+        max_tokens: longest prompt that the language model takes.
+    """
+    missing = [key for key in required if key not in inputs]
+    if missing:
+        raise ValueError(f"the model's inputs lack {', '.join(missing)}; they hold {', '.join(sorted(inputs))}")
+    batch = inputs["input_ids"].shape[0]
+    shapes: dict[str, tuple[int, ...]] = {
+        "attention_mask": tuple(inputs["input_ids"].shape),
+        "state": (batch, config.state_history_length, config.max_state_dim),
+        "embodiment_id": (batch,),
+        "action": (batch, config.action_horizon, config.max_action_dim),
+        "action_mask": (batch, config.action_horizon, config.max_action_dim),
+    }
+    for key in required:
+        if key in shapes and tuple(inputs[key].shape) != shapes[key]:
+            raise ValueError(f"input {key} has shape {tuple(inputs[key].shape)}, expected {shapes[key]}")
+    if inputs["input_ids"].shape[1] > max_tokens:
+        raise ValueError(
+            f"input input_ids has {inputs['input_ids'].shape[1]} tokens per prompt, expected at most "
+            f"{max_tokens}, the positions that the language model has"
+        )
+    ids = inputs["embodiment_id"]
+    if bool(((ids < 0) | (ids >= config.max_num_embodiments)).any()):
+        raise ValueError(f"input embodiment_id is {ids.tolist()}, expected 0..{config.max_num_embodiments - 1}")
 
 
 def _check_draws(action: Tensor, noise: Tensor | None, t: Tensor | None) -> None:

@@ -105,10 +105,14 @@ def guided(
         time: t in [0, 1).
         beta: upper limit of the factor.
     """
+    return velocity + guidance_factor(time, beta) * weights * (previous - (actions + (1 - time) * velocity))
+
+
+def guidance_factor(time: float, beta: float) -> float:
+    """min(beta, (1 - t) / (t r^2)) of `guided`, which is beta at t = 0."""
     left = 1 - time
-    # (1 - t) / (t r^2), written without a quotient of quotients
-    factor = beta if time == 0 else min(beta, (time**2 + left**2) / (time * left))
-    return velocity + factor * weights * (previous - (actions + left * velocity))
+    # written without a quotient of quotients
+    return beta if time == 0 else min(beta, (time**2 + left**2) / (time * left))
 
 
 def integrate(

@@ -1,0 +1,90 @@
+"""What a caller gives the engine, checked and brought into the form of its buffers. All of it on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groot_ros.model.action_head import RtcOptions, checked_guidance, inpainted
+from groot_ros.model.config import ModelConfig
+from groot_ros.model.engine.head import ChunkBuffers, GuidanceBuffers, guidance_factors
+from groot_ros.model.groot import INFERENCE_INPUTS, check_inputs
+from groot_ros.model.guidance import Guidance
+from groot_ros.model.positions import Grid
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What inputs are checked against."""
+
+    config: ModelConfig
+    embodiment_id: int
+    max_prompt_tokens: int
+    patch_values: int
+    """Numbers in a row of pixel_values."""
+
+
+def check_observation(inputs: Mapping[str, Tensor], limits: Limits) -> tuple[Grid, ...]:
+    """The sizes of the pictures.
+
+    Raises:
+        ValueError: what `GrootModel.sample` refuses; more than one sample, a padded prompt, or another embodiment than
+            the engine is made for.
+    """
+    check_inputs(inputs, INFERENCE_INPUTS, limits.config, limits.max_prompt_tokens)
+    batch, length = inputs["input_ids"].shape
+    if batch != 1 or length == 0:
+        raise ValueError(f"input input_ids has shape {(batch, length)}, expected one prompt, that of one robot")
+    if not bool((inputs["attention_mask"] == 1).all()):
+        raise ValueError("input attention_mask marks padding; the engine takes one prompt, which needs none")
+    embodiment = int(inputs["embodiment_id"])
+    if embodiment != limits.embodiment_id:
+        raise ValueError(
+            f"input embodiment_id is {embodiment}, but the engine is made for {limits.embodiment_id}; make another one"
+        )
+    grids = tuple((int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist())
+    if not grids:
+        raise ValueError("image_grid_thw is empty: the model needs at least one image")
+    shape, expected = tuple(inputs["pixel_values"].shape), (sum(t * h * w for t, h, w in grids), limits.patch_values)
+    if shape != expected:
+        raise ValueError(f"pixel_values has shape {shape}, but image_grid_thw and the vision tower ask for {expected}")
+    return grids
+
+
+def chunk_inputs(
+    inputs: Mapping[str, Tensor],
+    noise: Tensor | None,
+    rtc: RtcOptions | None,
+    guidance: Guidance | None,
+    generator: torch.Generator | None,
+    *,
+    config: ModelConfig,
+    steps: int,
+    dtype: torch.dtype,
+) -> ChunkBuffers:
+    """The tensors of one chunk in `dtype`, on the devices on which they came; what is not asked for is None.
+
+    Raises:
+        ValueError: as `GrootModel.sample`.
+    """
+    if rtc is not None and guidance is not None:
+        raise ValueError("rtc and guidance are two ways to continue the previous chunk: give one of them")
+    shape = (1, config.action_horizon, config.max_action_dim)
+    if noise is None:
+        noise = torch.randn(shape, generator=generator, device=None if generator is None else generator.device)
+    elif tuple(noise.shape) != shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {shape}")
+    chunk = ChunkBuffers(inputs["pixel_values"], inputs["state"], noise.to(dtype))
+    if rtc is not None:
+        chunk.noise, chunk.strength = inpainted(chunk.noise, rtc)
+    if guidance is not None:
+        if guidance.beta is not None and not guidance.beta > 0:
+            raise ValueError(f"guidance.beta is {guidance.beta}, expected more than 0")
+        checked = checked_guidance(chunk.noise, guidance)
+        weights = checked.weights[:, None] if checked.weights.ndim == 1 else checked.weights
+        factors = guidance_factors(steps, guidance.beta)
+        chunk.guidance = GuidanceBuffers(checked.previous.expand(shape), weights, factors)
+    return chunk
