@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -33,6 +34,14 @@ class LoadDtype(str, Enum):
 
     bfloat16 = "bfloat16"
     float32 = "float32"
+
+
+class Precision(str, Enum):
+    """Of the engine's large products."""
+
+    model = "model"
+    fp8_weights = "fp8_weights"
+    fp8 = "fp8"
 
 
 class ChunkingMode(str, Enum):
@@ -86,6 +95,15 @@ MatchOption = Annotated[
         "--match-reference-bf16",
         help="Round the rotary frequencies to bfloat16, as NVIDIA's policies of N1.6 and N1.7 do; else float32.",
     ),
+]
+EngineOption = Annotated[
+    bool, typer.Option("--engine/--no-engine", help="Compute with the engine, or with the model as it is loaded.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Of the engine's large products; others than model after groot-ros precision.")
+]
+PrecisionFileOption = Annotated[
+    Path | None, typer.Option(help="Result of groot-ros precision. Default: where it writes it.")
 ]
 # Measured, of checkpoints that make-checkpoint wrote.
 FULL_SIZES = "5.45 GB (n1d5), 6.57 GB (n1d6), 6.91 GB (n1d7)"

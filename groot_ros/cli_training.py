@@ -15,7 +15,11 @@ from groot_ros.cli_options import (
     DeviceOption,
     DtypeOption,
     EmbodimentOption,
+    EngineOption,
     MatchOption,
+    Precision,
+    PrecisionFileOption,
+    PrecisionOption,
     TokenizerOption,
     console,
     refusals,
@@ -127,6 +131,9 @@ def open_loop(
     dtype: DtypeOption = "auto",
     tokenizer: TokenizerOption = "",
     match_reference_bf16: MatchOption = False,
+    engine: EngineOption = True,
+    precision: PrecisionOption = Precision.model,
+    precision_file: PrecisionFileOption = None,
 ) -> None:
     """Show a policy recorded observations, and compare its actions with the recorded ones: a table and plots.
 
@@ -149,6 +156,9 @@ def open_loop(
                 "tokenizer": tokenizer or None,
                 "num_steps": denoising_steps,
                 "match_reference_bf16": match_reference_bf16,
+                "engine": engine,
+                "precision": precision.value,
+                "precision_file": precision_file,
             },
             console=console,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,16 +24,14 @@ def replay_command(
     report_path: Path,
     *,
     instruction: str | None,
-    device: str,
-    dtype: str,
-    tokenizer: str | None,
-    match_reference_bf16: bool,
+    policy_options: Mapping[str, Any],
     seed: int,
     console: Console,
 ) -> None:
     """Replay ``bag`` through ``checkpoint`` (a directory or a hub id), print a summary and write ``report_path``.
 
-    ``device``, ``dtype``, ``tokenizer`` and ``match_reference_bf16`` are those of ``LocalPolicy``.
+    Args:
+        policy_options: arguments of ``LocalPolicy``.
 
     Raises:
         BagError, EmbodimentError, CheckpointError, ProcessorError, ValueError, OSError: each says what to mend.
@@ -46,15 +46,10 @@ def replay_command(
     if not report_path.parent.is_dir():
         raise FileNotFoundError(f"--report {report_path}: there is no folder {report_path.parent}")
     with console.status(f"loading {checkpoint}"):
-        policy = LocalPolicy(
-            checkpoint,
-            embodiment,
-            device=device,
-            dtype=dtype,
-            tokenizer=tokenizer,
-            match_reference_bf16=match_reference_bf16,
-        )
+        policy = LocalPolicy(checkpoint, embodiment, **policy_options)
         policy.warm_up()
+    for notice in policy.news().notices:
+        console.print(notice, markup=False, soft_wrap=True)
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("replay")

@@ -58,6 +58,7 @@ def open_loop_command(
 
     with console.status(f"loading {checkpoint}"):
         policy = LocalPolicy(checkpoint, embodiment, **policy_options)
+    notices = [*notices, *policy.news().notices]
     choice = Options(execution_horizon=horizon, **options)
     report = OpenLoopReport(
         dataset=str(dataset.root),

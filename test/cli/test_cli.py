@@ -84,13 +84,16 @@ def test_replay_hands_its_options_to_the_policy(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("groot_ros.bags.command.replay_command", record)
     hub_id = "nvidia/GR00T-N1.7-LIBERO/libero_10"
-    words = ["replay", "bag", "-c", hub_id, "--tokenizer", "some/tokenizer", "--match-reference-bf16"]
+    words = ["replay", "bag", "-c", hub_id, "--tokenizer", "some/tokenizer", "--match-reference-bf16", "--no-engine"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert (given["checkpoint"], given["tokenizer"]) == (hub_id, "some/tokenizer")
-    assert given["match_reference_bf16"] is True
+    options = given["policy_options"]
+    assert (given["checkpoint"], options["tokenizer"]) == (hub_id, "some/tokenizer")
+    assert (options["match_reference_bf16"], options["engine"]) == (True, False)
     assert CliRunner().invoke(app, words[:4]).exit_code == 0
-    assert given["tokenizer"] is None and given["match_reference_bf16"] is False
+    options = given["policy_options"]
+    assert options["tokenizer"] is None and options["match_reference_bf16"] is False
+    assert (options["engine"], options["precision"], options["precision_file"]) == (True, "model", None)
 
 
 def test_policy_hands_its_options_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,10 +108,19 @@ def test_policy_hands_its_options_to_the_node(monkeypatch: pytest.MonkeyPatch) -
     assert 'checkpoint:="nvidia/GR00T-N1.7-DROID"' in given
     assert "match_reference_bf16:=true" in given and "give_up True" in given
     assert "control_rate_hz:=0.0" in given and 'chunking:=""' in given  # as the YAML says
+    assert "engine:=true" in given and 'precision:="model"' in given and 'precision_file:=""' in given
     given.clear()
     result = CliRunner().invoke(app, ["policy", "-c", "tiny", "--control-rate", "100", "--chunking", "blend"])
     assert result.exit_code == 0, result.output
     assert "control_rate_hz:=100.0" in given and 'chunking:="blend"' in given
+
+
+def test_every_precision_is_offered() -> None:
+    from groot_ros.cli_options import Precision
+    from groot_ros.model.engine.gate import PRECISIONS
+    from groot_ros.policy import sampler
+
+    assert [precision.value for precision in Precision] == list(PRECISIONS) == list(sampler.PRECISIONS)
 
 
 def test_policy_offers_every_way_of_chunking() -> None:
