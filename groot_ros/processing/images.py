@@ -2,15 +2,17 @@
 
 For evaluation they give the same bytes as the reference (albumentations or torchvision) without needing those packages.
 With a `Draw` they are the training transforms: the crop lies elsewhere, and turn and colours come after
-(`groot_ros.processing.augmentation`). Frames stay channels-last uint8, which is also the layout torch resizes fastest.
+(`groot_ros.processing.augmentation`). Frames stay channels-last uint8.
 `groot_ros.processing.patches` comes after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -42,6 +44,7 @@ class ImageTransform:
     target_size: tuple[int, int] | None
     crop_size: tuple[int, int] | None
     letter_box: bool = False
+    in_threads: ClassVar[bool] = True
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], where: str) -> ImageTransform:
@@ -84,21 +87,31 @@ class ImageTransform:
 
     def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames:
         """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3]; with `draw` as in training."""
-        if self.letter_box:
-            frames = letter_box(frames)
         if not self.use_albumentations:
-            return self._torchvision(frames, draw)
+            return self._torchvision(letter_box(frames) if self.letter_box else frames, draw)
         assert self.shortest_edge is not None and self.crop_fraction is not None
-        scaled = [_scale_crop_scale(frame, self.shortest_edge, self.crop_fraction, draw) for frame in frames]
-        return np.stack(scaled if draw is None else [augment_frame(frame, draw) for frame in scaled])
+        first = scale_letter_boxed if self.letter_box else scale_shorter_side
+        edge, fraction = self.shortest_edge, self.crop_fraction
+        scaled = [scale_shorter_side(crop_part(first(frame, edge), fraction, draw), edge) for frame in frames]
+        return as_one(scaled if draw is None else [augment_frame(frame, draw) for frame in scaled])
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result for frames of this size."""
+        if self.letter_box:
+            height = width = max(height, width)
+        if not self.use_albumentations:
+            assert self.target_size is not None
+            return self.target_size
+        assert self.shortest_edge is not None and self.crop_fraction is not None
+        height, width = _scaled_size(height, width, self.shortest_edge)
+        cropped = int(height * self.crop_fraction), int(width * self.crop_fraction)
+        return _scaled_size(*cropped, self.shortest_edge)
 
     def _torchvision(self, frames: Frames, draw: Draw | None) -> Frames:
         assert self.target_size is not None and self.crop_size is not None
         rows, columns = self.crop_size
         top, left = _torchvision_corner(self.target_size, self.crop_size, draw)
-        resized = resize_antialiased(
-            torch.from_numpy(np.require(frames, requirements=["C", "W"])), self.target_size, "bilinear"
-        )
+        resized = resize_antialiased(as_tensor(frames), self.target_size, "bilinear")
         cropped = resized[:, top : top + rows, left : left + columns]
         scaled = resize_antialiased(cropped, self.target_size, "bilinear")
         if draw is not None:
@@ -129,14 +142,65 @@ def letter_box(frames: Frames) -> Frames:
     return np.pad(frames, ((0, 0), (top, side - height - top), (left, side - width - left), (0, 0)))
 
 
+def as_one(frames: Sequence[Frames]) -> Frames:
+    """Frames [H, W, 3] -> [N, H, W, 3]; a single one is not copied."""
+    return frames[0].reshape(1, *frames[0].shape) if len(frames) == 1 else np.stack(frames)
+
+
+def as_tensor(frames: Frames) -> torch.Tensor:
+    """uint8 [N, H, W, 3] as a tensor on the same memory where that can be.
+
+    Its strides are those of its shape: numpy's `frame[None]` has others, from which torch does not see that the
+    channels come last, and resizes four times as slowly.
+    """
+    return torch.from_numpy(np.require(frames, requirements=["C", "W"]).reshape(-1)).view(frames.shape)
+
+
 def scale_shorter_side(frame: Frames, edge: int) -> Frames:
     """One frame [H, W, 3] with its shorter side at `edge` pixels, averaged over areas."""
+    return _scale_by_area(frame, _scaled_size(frame.shape[0], frame.shape[1], edge))
+
+
+def scale_letter_boxed(frame: Frames, edge: int) -> Frames:
+    """One frame [H, W, 3] -> [edge, edge, 3]: letter box and scaling; where it is the same, the bars come last."""
     height, width = frame.shape[:2]
+    inner = _without_bars(height, width, edge)
+    if inner is None:
+        return scale_shorter_side(letter_box(frame[None])[0], edge)
+    return letter_box(_scale_by_area(frame, inner)[None])[0]
+
+
+def _scaled_size(height: int, width: int, edge: int) -> tuple[int, int]:
     scale = edge / min(height, width)
-    size = round(width * scale), round(height * scale)
-    if size == (width, height):
+    return round(height * scale), round(width * scale)
+
+
+@lru_cache(maxsize=64)
+def _without_bars(height: int, width: int, edge: int) -> tuple[int, int] | None:
+    """(height, width) of the picture within its scaled letter box, where every pixel comes out as if bars were there.
+
+    That is so where bars end between pixels of the result, and OpenCV's scale (1 / (new / old)) is exact, so that
+    shifting by a whole number of pixels does not change a weight.
+    """
+    side = max(height, width)
+    scale = 1 / (edge / side)
+    bar = (side - min(height, width)) // 2
+    if scale < 1 or Fraction(scale) != Fraction(side, edge) or any(v % scale for v in (bar, height, width)):
+        return None
+    inner = round(height / scale), round(width / scale)
+    return inner if min(inner) > 0 and all(1 / (n / o) == scale for n, o in zip(inner, (height, width))) else None
+
+
+def _scale_by_area(frame: Frames, size: tuple[int, int]) -> Frames:
+    """[H, W, 3] -> [height, width, 3] by cv2's INTER_AREA."""
+    height, width = size
+    if frame.shape[:2] == size:
         return frame
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if height <= frame.shape[0] and width <= frame.shape[1] and (frame.shape[0] % height or frame.shape[1] % width):
+        # Not whole pixels: OpenCV sums in float32 whatever it is given, and takes floats faster than bytes.
+        scaled = cv2.resize(frame.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.convertScaleAbs(scaled), dtype=np.uint8)
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def crop_part(frame: Frames, fraction: float, draw: Draw | None = None) -> Frames:
@@ -147,10 +211,6 @@ def crop_part(frame: Frames, fraction: float, draw: Draw | None = None) -> Frame
     if draw is not None:
         top, left = corner((height, width), (rows, columns), draw)
     return frame[top : top + rows, left : left + columns]
-
-
-def _scale_crop_scale(frame: Frames, edge: int, fraction: float, draw: Draw | None) -> Frames:
-    return scale_shorter_side(crop_part(scale_shorter_side(frame, edge), fraction, draw), edge)
 
 
 def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
@@ -173,6 +233,7 @@ class FloatTransform:
 
     size: int
     crop_fraction: float
+    in_threads: ClassVar[bool] = False
 
     def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames:
         """uint8 [N, H, W, 3] -> uint8 [N, size, size, 3]; the last step cuts off fractions, it does not round.
@@ -184,19 +245,35 @@ class FloatTransform:
             ProcessorError: nothing is left by the crop.
         """
         height, width = frames.shape[1:3]
+        rows, columns = self._cropped(height, width)
+        top, left = _torchvision_corner((height, width), (rows, columns), draw)
+        planes = np.empty((len(frames), 3, rows, columns), dtype=np.uint8)  # torch resizes planes fastest
+        for frame, target in zip(frames, planes, strict=True):
+            cv2.split(frame[top : top + rows, left : left + columns], list(target))
+        resized = torch.nn.functional.interpolate(
+            torch.from_numpy(planes).to(torch.float32).div_(255),
+            size=(self.size, self.size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        if draw is not None:  # means of colours depend on the order in memory in their last digits
+            resized = augment_planes(resized.contiguous(memory_format=torch.channels_last), draw)
+        return resized.mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result for frames of this size.
+
+        Raises:
+            ProcessorError: nothing is left by the crop.
+        """
+        self._cropped(height, width)
+        return self.size, self.size
+
+    def _cropped(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = int(height * self.crop_fraction), int(width * self.crop_fraction)
         if rows < 1 or columns < 1:
             raise ProcessorError(
                 "video", f"frames of which {self.crop_fraction} is a pixel", f"{height}x{width} pixels"
             )
-        top, left = _torchvision_corner((height, width), (rows, columns), draw)
-        images = (
-            torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2).to(torch.float32) / 255
-        )
-        cropped = images[..., top : top + rows, left : left + columns]
-        resized = torch.nn.functional.interpolate(
-            cropped, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
-        )
-        if draw is not None:
-            resized = augment_planes(resized, draw)
-        return (resized.permute(0, 2, 3, 1) * 255).to(torch.uint8).contiguous().numpy()
+        return rows, columns

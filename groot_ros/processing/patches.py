@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from groot_ros.processing.errors import ProcessorError, describe, read_json_object
-from groot_ros.processing.images import Frames, resize_antialiased
+from groot_ros.processing.images import Frames, as_one, as_tensor, resize_antialiased
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 # Qwen's own limit; beyond it a side would be resized to nothing.
@@ -33,17 +33,35 @@ class Layout(Protocol):
 
     Attributes:
         merge_size: patches per side of one image token.
+        width: numbers in one patch.
     """
 
     @property
     def merge_size(self) -> int: ...
 
+    @property
+    def width(self) -> int: ...
+
+    def grid(self, height: int, width: int) -> Grid:
+        """The (1, rows, columns) grid of patches of one frame of this size."""
+
+    def cut(self, frames: Frames, out: Patches) -> None:
+        """Writes the patches of uint8 [N, H, W, 3] into float32 [N, rows * columns, width], each image contiguous."""
+
     def patches(self, frames: Frames) -> tuple[Patches, Grid]:
-        """uint8 [N, H, W, 3] -> float32 [N, rows * columns, P] and the grid (1, rows, columns) of every image."""
+        """uint8 [N, H, W, 3], separate images of one size -> float32 [N, rows * columns, width], and their grid.
+
+        Raises:
+            ProcessorError: a size that the layout cannot have.
+        """
+        grid = self.grid(*frames.shape[1:3])
+        out = np.empty((len(frames), grid[1] * grid[2], self.width), dtype=np.float32)
+        self.cut(frames, out)
+        return out, grid
 
 
 @dataclass(frozen=True)
-class PatchLayout:
+class PatchLayout(Layout):
     """Qwen's image processor (N1.7): size limits and patch geometry.
 
     Attributes:
@@ -121,31 +139,38 @@ class PatchLayout:
             columns = math.ceil(width * grow / unit) * unit
         return rows, columns
 
-    def patches(self, frames: Frames) -> tuple[Patches, Grid]:
+    @property
+    def width(self) -> int:
+        """Numbers in one patch: (channel, time, y, x)."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    def grid(self, height: int, width: int) -> Grid:
+        """The (time, height, width) grid of one image of this size.
+
+        Raises:
+            ProcessorError: one side is more than 200 times the other.
+        """
+        rows, columns = self.target_size(height, width)
+        return 1, rows // self.patch_size, columns // self.patch_size
+
+    def cut(self, frames: Frames, out: Patches) -> None:
         """Resizes (bicubic, antialiased), scales to [-1, 1] and cuts into patches.
 
-        Args:
-            frames: uint8 [N, H, W, 3], separate images of one size.
-
-        Returns:
-            float32 [N, n, 3 * temporal_patch_size * patch_size^2], the patches of one merged token next to each
-            other, and the (time, height, width) grid that every image has; n = height * width. An image fills all
-            its temporal slots.
+        The patches of one merged token are next to each other, and an image fills all its temporal slots.
         """
-        count, height, width, channels = frames.shape
-        size = self.target_size(height, width)
-        images = resize_antialiased(torch.from_numpy(np.ascontiguousarray(frames)), size, "bicubic")
+        size = self.target_size(*frames.shape[1:3])
+        images = resize_antialiased(as_tensor(frames), size, "bicubic")
         patch, merge = self.patch_size, self.merge_size
-        rows, columns = size[0] // patch, size[1] // patch
-        blocks = images.reshape(count, rows // merge, merge, patch, columns // merge, merge, patch, channels)
-        cut = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(count, rows * columns, channels, 1, patch * patch)
-        scaled = cut.to(torch.float32).sub_(127.5).div_(127.5)
-        spread = scaled.expand(-1, -1, -1, self.temporal_patch_size, -1)
-        return spread.reshape(count, rows * columns, -1).numpy(), (1, rows, columns)
+        for image, target in zip(images.numpy(), out, strict=True):
+            lines = _planes(image).view(f"V{patch}")  # a line of a patch is one item, so that copying moves it whole
+            blocks = lines.reshape(3, size[0] // (merge * patch), merge, patch, -1, merge)
+            cut = np.ascontiguousarray(blocks.transpose(1, 4, 2, 5, 0, 3)).view(np.uint8)
+            slots = target.reshape(-1, 3, self.temporal_patch_size, patch * patch)
+            slots[:] = _scaled(cut.reshape(-1, 3, 1, patch * patch))
 
 
 @dataclass(frozen=True)
-class EagleLayout:
+class EagleLayout(Layout):
     """Eagle 3's image processor (N1.6): sides that are multiples of 28 pixels, 2 x 2 patches of 14 to a token.
 
     Attributes:
@@ -175,20 +200,33 @@ class EagleLayout:
     def resize(self, frames: Frames) -> Frames:
         """uint8 [N, H, W, 3] -> uint8 [N, rows, columns, 3], by PIL's bicubic filter."""
         rows, columns = self.target_size(*frames.shape[1:3])
-        pictures = (Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC) for frame in frames)
-        return np.stack([np.asarray(picture) for picture in pictures])
+        if frames.shape[1:3] == (rows, columns):
+            return frames
+        pictures = [Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC) for frame in frames]
+        return as_one([np.asarray(picture) for picture in pictures])
 
-    def patches(self, frames: Frames) -> tuple[Patches, Grid]:
-        """Resizes, scales to [-1, 1] and cuts into patches, row by row.
+    @property
+    def width(self) -> int:
+        """Numbers in one patch: (y, x, channel)."""
+        return 3 * self.patch_size**2
 
-        Returns:
-            float32 [N, rows * columns, 14 * 14 * 3], a patch as (y, x, channel), and the (1, rows, columns) grid.
-        """
-        return _rows_of_patches(self.resize(frames), self.patch_size, (0, 1, 3, 2, 4, 5))
+    def grid(self, height: int, width: int) -> Grid:
+        """The (1, rows, columns) grid of one image of this size."""
+        rows, columns = self.target_size(height, width)
+        return 1, rows // self.patch_size, columns // self.patch_size
+
+    def cut(self, frames: Frames, out: Patches) -> None:
+        """Resizes, scales to [-1, 1] and cuts into patches, row by row."""
+        patch = self.patch_size
+        for picture, target in zip(self.resize(frames), out, strict=True):
+            rows = picture.shape[0] // patch
+            lines = picture.reshape(picture.shape[0], -1).view(f"V{3 * patch}").reshape(rows, patch, -1)
+            cut = np.ascontiguousarray(lines.transpose(0, 2, 1)).view(np.uint8)
+            _scaled(cut.reshape(target.shape), target)
 
 
 @dataclass(frozen=True)
-class TileLayout:
+class TileLayout(Layout):
     """Eagle 2.5's image processor (N1.5) for frames that are one tile: a square of `size` pixels.
 
     Larger images would be cut into up to twelve tiles and a thumbnail; N1.5's transform always makes one tile of them.
@@ -198,25 +236,38 @@ class TileLayout:
     patch_size: int = 14
     merge_size: ClassVar[int] = 1
 
-    def patches(self, frames: Frames) -> tuple[Patches, Grid]:
-        """Scales to [-1, 1] and cuts into patches, row by row.
+    @property
+    def width(self) -> int:
+        """Numbers in one patch: (channel, y, x)."""
+        return 3 * self.patch_size**2
 
-        Returns:
-            float32 [N, rows * columns, 3 * 14 * 14], a patch as (channel, y, x), and the (1, rows, columns) grid.
+    def grid(self, height: int, width: int) -> Grid:
+        """The (1, rows, columns) grid of one frame.
 
         Raises:
-            ProcessorError: frames of another size.
+            ProcessorError: another size than the tile's.
         """
-        if frames.shape[1:3] != (self.size, self.size):
-            found = f"{frames.shape[1]}x{frames.shape[2]}"
-            raise ProcessorError("image", f"one tile of {self.size}x{self.size} pixels", found)
-        return _rows_of_patches(frames, self.patch_size, (0, 1, 3, 5, 2, 4))
+        if (height, width) != (self.size, self.size):
+            raise ProcessorError("image", f"one tile of {self.size}x{self.size} pixels", f"{height}x{width}")
+        return 1, self.size // self.patch_size, self.size // self.patch_size
+
+    def cut(self, frames: Frames, out: Patches) -> None:
+        """Scales to [-1, 1] and cuts into patches, row by row."""
+        patch = self.patch_size
+        for frame, target in zip(frames, out, strict=True):
+            lines = _planes(frame).view(f"V{patch}").reshape(3, self.size // patch, patch, -1)
+            cut = np.ascontiguousarray(lines.transpose(1, 3, 0, 2)).view(np.uint8)
+            _scaled(cut.reshape(target.shape), target)
 
 
-def _rows_of_patches(frames: Frames, patch: int, order: tuple[int, ...]) -> tuple[Patches, Grid]:
-    """Patches row by row; `order` permutes (image, row, y, column, x, channel)."""
-    count, height, width, channels = frames.shape
-    rows, columns = height // patch, width // patch
-    blocks = torch.from_numpy(np.ascontiguousarray(frames)).reshape(count, rows, patch, columns, patch, channels)
-    cut = blocks.permute(*order).reshape(count, rows * columns, -1)
-    return cut.to(torch.float32).sub_(127.5).div_(127.5).numpy(), (1, rows, columns)
+def _planes(image: Frames) -> Frames:
+    """[H, W, 3] -> [3, H, W]."""
+    planes = np.empty((3, *image.shape[:2]), dtype=np.uint8)
+    cv2.split(image, list(planes))
+    return planes
+
+
+def _scaled(values: NDArray[np.uint8], out: Patches | None = None) -> Patches:
+    """Bytes -> [-1, 1]: minus and divided by 127.5, with the reference's two roundings to float32."""
+    shifted = np.subtract(values, 127.5, out=out, dtype=np.float32)
+    return np.divide(shifted, np.float32(127.5), out=shifted)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from groot_ros.processing.augmentation import Augmentation, Draw
 from groot_ros.processing.checks import check_keys, checked_frames
@@ -15,6 +16,7 @@ from groot_ros.processing.errors import ProcessorError, describe
 from groot_ros.processing.images import FloatTransform, Frames, ImageTransform
 from groot_ros.processing.modality import ModalityConfig
 from groot_ros.processing.patches import EagleLayout, Grid, Layout, Patches, PatchLayout, TileLayout
+from groot_ros.processing.threads import Threads
 
 # Views of a checkpoint whose robot is not known yet.
 _ASSUMED_SIZE = (256, 256)
@@ -23,9 +25,19 @@ _ASPECT_TOLERANCE = 0.02
 
 
 class Transform(Protocol):
-    """Frames uint8 [N, H, W, 3] of one view -> uint8 [N, h, w, 3]; with a draw as in training."""
+    """Frames uint8 [N, H, W, 3] of one view -> uint8 [N, h, w, 3]; with a draw as in training.
+
+    Attributes:
+        in_threads: views may be transformed in threads; False: torch uses its own on every view.
+    """
+
+    @property
+    def in_threads(self) -> bool: ...
 
     def __call__(self, frames: Frames, draw: Draw | None = None) -> Frames: ...
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result for frames of this size."""
 
 
 class ImageEncoder:
@@ -45,6 +57,7 @@ class ImageEncoder:
     ) -> None:
         self._transform, self.layout, self._augmentation = transform, layout, augmentation or Augmentation()
         self._keys, self._steps, self._one_size = video.modality_keys, len(video.delta_indices), one_size
+        self._threads = Threads()
 
     def encode(
         self, video: Mapping[str, Frames], augment: np.random.Generator | None = None
@@ -62,11 +75,15 @@ class ImageEncoder:
         frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
         self._check_resolutions({key: value.shape[1:3] for key, value in frames.items()})
         draw = None if augment is None else self._augmentation.draw(augment)
-        views = [self._transform(value, draw) for value in frames.values()]
-        _check_shapes({key: view.shape[1:3] for key, view in zip(frames, views, strict=True)})
-        ordered = np.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
-        patches, grid = self.layout.patches(ordered)
-        return patches.reshape(-1, patches.shape[-1]), (grid,) * len(ordered)
+        grid = self._grid({key: value.shape[1:3] for key, value in frames.items()})
+        views = list(frames.values())
+        patches = np.empty((self._steps, len(views), grid[1] * grid[2], self.layout.width), dtype=np.float32)
+
+        def cut(view: int) -> None:
+            self.layout.cut(self._transform(views[view], draw), patches[:, view])
+
+        self._threads.each(cut, len(views), torch.get_num_threads() if self._transform.in_threads else 1)
+        return patches.reshape(-1, self.layout.width), (grid,) * (self._steps * len(views))
 
     def grids(self, sizes: Mapping[str, tuple[int, int]] | None) -> tuple[Grid, ...]:
         """The grids that `encode` gives for views of these (height, width) sizes; None: square ones.
@@ -80,23 +97,23 @@ class ImageEncoder:
             if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
                 raise ProcessorError(f"video '{key}'", "a size (height, width) in pixels", describe(size))
         self._check_resolutions(sizes)
-        blank = {key: self._transform(np.zeros((1, *sizes[key], 3), dtype=np.uint8)) for key in self._keys}
-        _check_shapes({key: view.shape[1:3] for key, view in blank.items()})
-        return tuple(self.layout.patches(view)[1] for view in blank.values()) * self._steps
+        return (self._grid(sizes),) * (len(self._keys) * self._steps)
+
+    def _grid(self, sizes: Mapping[str, tuple[int, ...]]) -> Grid:
+        """The grid of every image, for views of these (height, width) sizes."""
+        shapes = {key: self._transform.size_of(*sizes[key]) for key in self._keys}
+        _check_equal(
+            shapes,
+            # NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes.
+            "views that have one size after resizing and cropping, as in training",
+            "Let the cameras publish one aspect ratio, or use a checkpoint trained with letter_box_transform.",
+        )
+        return self.layout.grid(*shapes[self._keys[0]])
 
     def _check_resolutions(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
         if self._one_size:
             expected = "views of one resolution, which GR00T N1.5 needs"
             _check_equal(sizes, expected, "Let the cameras publish one resolution.")
-
-
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes."""
-    _check_equal(
-        shapes,
-        "views that have one size after resizing and cropping, as in training",
-        "Let the cameras publish one aspect ratio, or use a checkpoint trained with letter_box_transform.",
-    )
 
 
 def _check_equal(sizes: Mapping[str, tuple[int, ...]], expected: str, fix: str) -> None:
