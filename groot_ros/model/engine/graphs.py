@@ -139,7 +139,7 @@ class CudaGraphs:
             for _ in range(self._warm_up_runs):
                 output = function()
         stream.synchronize()
-        if not isinstance(output, Tensor) or output.device != self.device:
+        if not isinstance(output, Tensor) or not _same_device(output, self.device):
             found = f"a tensor on {output.device}" if isinstance(output, Tensor) else type(output).__name__
             raise CaptureError(f"the program gave {found}, expected a tensor on {self.device}")
 
@@ -189,6 +189,10 @@ def one_line(error: BaseException) -> str:
     """The first line of an error's text; CUDA's errors go on with advice about debugging."""
     text = str(error).strip()
     return text.splitlines()[0].strip() if text else type(error).__name__
+
+
+def _same_device(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device == device
 
 
 @contextlib.contextmanager
