@@ -136,7 +136,12 @@ def precision_command(
     from groot_ros.policy.local import LocalPolicy  # imports torch
 
     with console.status(f"loading {checkpoint}"):
-        policy = LocalPolicy(checkpoint, embodiment, **policy_options)
+        policy = LocalPolicy(checkpoint, embodiment, graphs=False, **policy_options)
+    if policy.engine is None:
+        facts = policy.news().engine
+        raise PrecisionError(
+            f"--precision {precision}: expected the engine, found: {facts.reason if facts else 'none'}"
+        )
     wanted = 2 * observations if precision == FP8 else observations
     with console.status("reading observations"):
         if dataset is not None:

@@ -276,13 +276,30 @@ def gate(layers: tuple[str, ...], scales: dict[str, tuple[float, ...]], precisio
     )
 
 
+class Holder:
+    """As an `Engine`."""
+
+    def __init__(self) -> None:
+        self.program, self.calls = Net(), list[str]()
+
+    def wait(self) -> bool:
+        assert all(isinstance(part.product, Dense) for part in self.program.parts.values())
+        self.calls.append("wait")
+        return True
+
+    def changed(self) -> None:
+        assert any(isinstance(part.product, Fp8Dense) for part in self.program.parts.values())
+        self.calls.append("changed")
+
+
 def test_an_engine_gets_what_was_measured_and_nothing_else() -> None:
-    engine = SimpleNamespace(program=Net())
+    engine = Holder()
     report = apply_precision(engine, gate(("dit.0.q",), {"dit.0.q": (1.0, 1.0, 1.0)}))
+    assert engine.calls == ["wait", "changed"]  # nothing records the old weights, and nothing recorded replays them
     assert report.layers == ("dit.0.q",)
     assert isinstance(engine.program.parts["dit.0.q"].product, Fp8Dense)
     assert isinstance(engine.program.parts["dit.0.down"].product, Dense)
     with pytest.raises(PrecisionUnavailable, match=r"f.json: layers: this network has not dit.9.q: measure again"):
-        apply_precision(SimpleNamespace(program=Net()), gate(("dit.0.q", "dit.9.q"), {}))
+        apply_precision(Holder(), gate(("dit.0.q", "dit.9.q"), {}))
     with pytest.raises(PrecisionUnavailable, match=r"has not any product"):
-        apply_precision(SimpleNamespace(program=Net()), gate((), {}))
+        apply_precision(Holder(), gate((), {}))

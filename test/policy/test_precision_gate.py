@@ -192,7 +192,7 @@ def test_what_passed_is_allowed_for_this_checkpoint_wherever_it_lies(
         assert (allowed.scales, allowed.layers) == (passed.scales, passed.layers)
     assert allowed_precision(checkpoint, ROBOT, "model") is None
     assert allowed is not None
-    engine = SimpleNamespace(program=Program())
+    engine = SimpleNamespace(program=Program(), wait=lambda: True, changed=lambda: None)
     assert fp8.apply_precision(engine, allowed).layers == passed.layers
     document = json.loads(path.read_text())
     assert document["machine"] == {"device": "cpu", "dtype": "float32", "torch": torch.__version__}

@@ -273,10 +273,8 @@ class QuantizeReport:
     def __str__(self) -> str:
         some = "; ".join(f"{name}: {why}" for name, why in list(self.left.items())[:3])
         left = f"; {len(self.left)} stay as they were ({some})" if self.left else ""
-        return (
-            f"precision {self.precision}: {len(self.layers)} products, {self.bytes_before / 1e9:.2f} -> "
-            f"{self.bytes_after / 1e9:.2f} GB of weights{left}"
-        )
+        before, after = (f"{size / 1e6:,.1f}" for size in (self.bytes_before, self.bytes_after))
+        return f"precision {self.precision}: {len(self.layers)} products, {before} -> {after} MB of weights{left}"
 
 
 def chosen(
@@ -362,9 +360,17 @@ class HasProgram(Protocol):
         """What it runs."""
         ...
 
+    def wait(self) -> bool:
+        """Until nothing is being recorded."""
+        ...
+
+    def changed(self) -> None:
+        """Forget what was recorded of the program."""
+        ...
+
 
 def apply_precision(engine: HasProgram, gate: GateResult) -> QuantizeReport:
-    """Gives an engine the precision that was measured: the same products, the same scales. Before its first capture.
+    """Gives an engine the precision that was measured: the same products, the same scales.
 
     Args:
         gate: of a file that says passed; `groot_ros.policy.precision_gate.allowed_precision` reads it.
@@ -377,4 +383,7 @@ def apply_precision(engine: HasProgram, gate: GateResult) -> QuantizeReport:
     if missing or not gate.layers:
         what = ", ".join(sorted(missing)[:3]) or "any product"
         raise PrecisionUnavailable(f"{gate.source}: layers: this network has not {what}: measure again")
-    return quantize(program, gate.precision, gate.scales, layers=gate.layers, exclude=())
+    engine.wait()  # a recording under way reads the weights
+    report = quantize(program, gate.precision, gate.scales, layers=gate.layers, exclude=())
+    engine.changed()
+    return report
