@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from groot_ros.model.action_head import RtcOptions
+from groot_ros.model.engine.cache import Slots
 from groot_ros.model.engine.dense import Dense, tensors_of
-from groot_ros.model.engine.graphs import CudaGraphs, Recorder
+from groot_ros.model.engine.graphs import CudaGraphs, Recorder, one_line
 from groot_ros.model.engine.head import ChunkBuffers
 from groot_ros.model.engine.inputs import Limits, check_observation, chunk_inputs
 from groot_ros.model.engine.packed import can_pack, pack
 from groot_ros.model.engine.program import Program
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
-from groot_ros.model.engine.static import Run
+from groot_ros.model.engine.staging import Fetch
+from groot_ros.model.engine.static import Run, StaticProgram
 from groot_ros.model.engine.vision import Views
 from groot_ros.model.groot import GrootModel
 from groot_ros.model.guidance import Guidance
@@ -33,8 +37,18 @@ PROMPTS = 64
 ROWS = 48
 """About as many rows as a chunk's products have."""
 
-Key = tuple[tuple[Grid, ...], int]
-"""Sizes of the pictures and length of the padded prompt: what a graph is made for."""
+
+@dataclass(frozen=True)
+class Key:
+    """What a graph is made for."""
+
+    grids: tuple[Grid, ...]
+    length: int
+    """Of the prompt, with its padding, in tokens."""
+
+    def __str__(self) -> str:
+        sizes = " and ".join(dict.fromkeys(f"{rows}x{cols}" for _, rows, cols in self.grids))
+        return f"{len(self.grids)} picture(s) of {sizes} patches, prompts of up to {self.length} tokens"
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,15 @@ class EngineReport:
     dtype: str
     steps: int
     mode: str
-    """`graph`, or `eager` and why."""
-    lengths: Mapping[str, str] = field(default_factory=dict)
-    """Per recorded or asked-for length of prompt: its state."""
-    weight_bytes: int = 0
-    """What the engine reads, the embeddings of tokens not counted."""
-    released_bytes: int = 0
-    """What was dropped from the model."""
+    """Of the last chunk: `graph`, or `eager`."""
+    reason: str
+    """Why it was eager; empty: it was not, or that is as it should be."""
+    lengths: Mapping[str, str]
+    """What graphs were asked for, and what came of it."""
+    weight_bytes: int
+    """Of what the engine reads, the embeddings of tokens not counted."""
+    released_bytes: int
+    """Of what was dropped from the model."""
 
 
 class Engine:
@@ -125,7 +141,14 @@ class Engine:
         self._prompts: OrderedDict[tuple[bytes, tuple[Grid, ...]], PromptBuffers] = OrderedDict()
         self._views: dict[tuple[Grid, ...], Views] = {}
         self._released = 0
-        self._eager_since = ""
+        self._slots: Slots[Key, StaticProgram] | None = None
+        if recorder is not None:
+            self._slots = Slots(self._record, log=self._log, name="engine-recorder")
+        self._examples: dict[Key, tuple[PromptBuffers, Views]] = {}
+        self._mode, self._reason = "eager", ""
+        self._no_graphs = ""
+        """Why there will be none any more."""
+        self._fetch = Fetch(torch.zeros(1, config.action_horizon, config.max_action_dim, device=self.device))
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -160,11 +183,118 @@ class Engine:
             prompt, views = self._text(inputs["input_ids"], grids)
             settings = {"config": self.config, "steps": self.steps, "dtype": self.dtype}
             chunk = chunk_inputs(inputs, noise, rtc, guidance, generator, **settings)  # type: ignore[arg-type]
-            return self._eager(prompt, chunk, views)
+            out_of_memory = ""
+            try:
+                return self._chunk(prompt, chunk, views, Key(grids, prompt.words.shape[1]))
+            except torch.OutOfMemoryError as error:
+                traceback.clear_frames(error.__traceback__)
+                out_of_memory = one_line(error)
+            self._free(out_of_memory)
+            try:
+                return self._eager(prompt, chunk, views)
+            except torch.OutOfMemoryError as error:
+                raise RuntimeError(
+                    f"out of memory on {self.device}: {one_line(error)}; end other programs on it, or use bfloat16, "
+                    "precision fp8_weights, or a smaller generation"
+                ) from error
 
-    def _eager(self, prompt: PromptBuffers, chunk: ChunkBuffers, views: Views) -> Tensor:
+    def prepare(self, input_ids: Tensor, grids: Sequence[Grid]) -> None:
+        """The text side of an instruction, before the first chunk with it; the graph is asked for, not waited for.
+
+        From any thread, also while another one samples.
+
+        Args:
+            input_ids: int64 [1,L] without padding.
+            grids: one per image.
+
+        Raises:
+            ValueError: tokens and images disagree.
+        """
+        with torch.no_grad():
+            prompt, views = self._text(input_ids, tuple(grids))
+            self._request(Key(tuple(grids), prompt.words.shape[1]), prompt, views)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until all graphs that were asked for are there, or known to fail; False: not within `timeout` (s)."""
+        return self._slots is None or self._slots.wait(timeout)
+
+    def close(self) -> None:
+        """Drops the graphs, and waits for one that is being recorded."""
+        if self._slots is not None:
+            self._slots.close()
+
+    def _chunk(self, prompt: PromptBuffers, chunk: ChunkBuffers, views: Views, key: Key) -> Tensor:
+        """By the graph if there is one."""
+        program = None if self._slots is None or self._no_graphs else self._slots.get(key)
+        if program is None:
+            self._request(key, prompt, views)
+            return self._eager(prompt, chunk, views, key)
+        try:
+            actions = self._fetch(program(prompt, chunk))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            assert self._slots is not None
+            self._slots.fail(key, f"its replay failed: {one_line(error)}")
+            del program
+            return self._eager(prompt, chunk, views, key)
+        self._mode, self._reason = "graph", ""
+        return actions
+
+    def _eager(self, prompt: PromptBuffers, chunk: ChunkBuffers, views: Views, key: Key | None = None) -> Tensor:
         self._pack()
-        return self._run(prompt, chunk.to(self.device, self.dtype), views).cpu()
+        self._mode, self._reason = "eager", self._no_graphs
+        if self._slots is not None and key is not None and (status := self._slots.status(key)) is not None:
+            self._reason = status.reason or self._no_graphs
+        chunk = chunk.to(self.device, self.dtype)
+        if self._run is not self.program:
+            try:
+                return self._fetch(self._run(prompt, chunk, views))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of dynamo, inductor, triton or the C++ compiler, each with its own class
+                self._uncompiled(f"{type(error).__name__}: {one_line(error)}")
+        return self._fetch(self.program(prompt, chunk, views))
+
+    def _uncompiled(self, reason: str) -> None:
+        self._log(f"torch.compile: {reason}; the engine runs uncompiled")
+        self._run = self.program
+        if self._slots is not None:
+            self._slots.clear()
+
+    def _free(self, reason: str) -> None:
+        """After the device was out of memory: no graphs from now on, which hold memory of their own."""
+        if self._slots is not None and not self._no_graphs:
+            self._no_graphs = f"out of memory on {self.device}: {reason}"
+            self._log(f"{self._no_graphs}; graphs are dropped, chunks are computed eagerly")
+            self._slots.close()
+        else:
+            self._log(f"out of memory on {self.device}: {reason}; trying once more")
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _request(self, key: Key, prompt: PromptBuffers, views: Views) -> None:
+        if self._slots is None or self._no_graphs:
+            return
+        self._examples[key] = (prompt, views)
+        self._slots.request(key)
+
+    def _record(self, key: Key) -> StaticProgram:
+        """In the background thread."""
+        assert self._recorder is not None
+        prompt, views = self._examples.pop(key)
+        patches = sum(frames * rows * cols for frames, rows, cols in key.grids)
+        return StaticProgram(
+            self._run,
+            views,
+            prompt,
+            config=self.config,
+            steps=self.steps,
+            patches=(patches, self._limits.patch_values),
+            dtype=self.dtype,
+            recorder=self._recorder,
+        )
 
     def _text(self, input_ids: Tensor, grids: Sequence[Grid]) -> tuple[PromptBuffers, Views]:
         """Of the cache, or made."""
@@ -223,9 +353,23 @@ class Engine:
 
     def report(self) -> EngineReport:
         """How the engine works at the moment."""
-        held = {_memory(tensor): tensor.nbytes for tensor in tensors_of(self.program)}
+        held: dict[int, int] = {}
+        for tensor in tensors_of(self.program):
+            size = tensor.nbytes if tensor.is_mkldnn else tensor.untyped_storage().nbytes()
+            held[_memory(tensor)] = size
+        lengths = {} if self._slots is None else self._slots.statuses()
         return EngineReport(
-            str(self.device), str(self.dtype).removeprefix("torch."), self.steps, "eager", {}, sum(held.values())
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            steps=self.steps,
+            mode=self._mode,
+            reason=self._reason,
+            lengths={
+                str(key): f"{status.mode}: {status.reason}" if status.reason else status.mode
+                for key, status in lengths.items()
+            },
+            weight_bytes=sum(held.values()),
+            released_bytes=self._released,
         )
 
 

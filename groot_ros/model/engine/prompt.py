@@ -46,8 +46,9 @@ class PromptBuffers:
 
     def clone(self) -> PromptBuffers:
         """A copy in memory of its own."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PromptBuffers(**{name: None if value is None else value.clone() for name, value in values.items()})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        copies: dict[str, Any] = {name: None if value is None else value.clone() for name, value in values.items()}
+        return PromptBuffers(**copies)
 
 
 def text_capacity(text: int, bucket: int) -> int:

@@ -11,6 +11,7 @@ from groot_ros.model.config import ModelConfig
 from groot_ros.model.engine.graphs import Recorder
 from groot_ros.model.engine.head import ChunkBuffers, GuidanceBuffers
 from groot_ros.model.engine.prompt import PromptBuffers
+from groot_ros.model.engine.staging import PinnedCopy
 from groot_ros.model.engine.vision import Views
 
 Run = Callable[[PromptBuffers, ChunkBuffers, Views], Tensor]
@@ -63,7 +64,17 @@ class StaticProgram:
                 zeros(1, horizon, width), zeros(horizon, width), zeros(steps, dtype=torch.float32)
             ),
         )
-        self._neutral = True
+        pull = self._chunk.guidance
+        assert self._chunk.strength is not None and pull is not None
+        continuing = {
+            "strength": self._chunk.strength,
+            "previous": pull.previous,
+            "weights": pull.weights,
+            "factors": pull.factors,
+        }
+        self._neutral, self._nothing = True, {name: buffer.to("cpu", copy=True) for name, buffer in continuing.items()}
+        always = {"pixel_values": self._chunk.pixel_values, "state": self._chunk.state, "noise": self._chunk.noise}
+        self._copy = PinnedCopy({**always, **continuing})
         self._replay = recorder.record(lambda: run(self._prompt, self._chunk, views))
 
     def __call__(self, prompt: PromptBuffers, chunk: ChunkBuffers) -> Tensor:
@@ -76,27 +87,21 @@ class StaticProgram:
         if prompt is not self._loaded:
             self._prompt.copy_(prompt)
             self._loaded = prompt
-        mine = self._chunk
-        for name in ("pixel_values", "state", "noise"):
-            getattr(mine, name).copy_(getattr(chunk, name), non_blocking=True)
-        self._continue(chunk)
+        values = {"pixel_values": chunk.pixel_values, "state": chunk.state, "noise": chunk.noise}
+        neutral = chunk.strength is None and chunk.guidance is None
+        if not (neutral and self._neutral):  # what is neutral already stays as it is
+            values.update(self._continuation(chunk))
+        self._neutral = neutral
+        self._copy(values)
         return self._replay()
 
-    def _continue(self, chunk: ChunkBuffers) -> None:
-        """The buffers of in-painting and guidance; all neutral, and left so, where there is none."""
-        neutral = chunk.strength is None and chunk.guidance is None
-        if neutral and self._neutral:
-            return
-        self._neutral = neutral
-        mine, pull = self._chunk, chunk.guidance
-        assert mine.strength is not None and mine.guidance is not None
-        for buffer, value, otherwise in (
-            (mine.strength, chunk.strength, 1.0),
-            (mine.guidance.previous, None if pull is None else pull.previous, 0.0),
-            (mine.guidance.weights, None if pull is None else pull.weights, 0.0),
-            (mine.guidance.factors, None if pull is None else pull.factors, 0.0),
-        ):
-            if value is None:
-                buffer.fill_(otherwise)
-            else:
-                buffer.copy_(value.expand(buffer.shape), non_blocking=True)
+    def _continuation(self, chunk: ChunkBuffers) -> dict[str, Tensor]:
+        """What in-painting and guidance put into their buffers, and neutral values where there is none."""
+        values = dict(self._nothing)
+        if chunk.strength is not None:
+            values["strength"] = chunk.strength
+        if chunk.guidance is not None:
+            pull = chunk.guidance
+            weights = pull.weights.expand(values["weights"].shape)
+            values.update(previous=pull.previous, weights=weights, factors=pull.factors)
+        return values
