@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -173,33 +174,22 @@ def precision_command(
 def print_comparison(comparison: Comparison, result: GateResult, console: Console) -> None:
     """Table and verdict."""
     where = f"{result.machine['device']}, {result.machine['dtype']}, torch {result.machine['torch']}"
-    title = f"{result.precision} against the model, {comparison.observations} observations, same noise; {where}"
-    table = Table(title=title, title_justify="left")
-    for name in ("action key", "unit"):
-        table.add_column(name)
-    for name in (
-        "cosine",
-        "|d| 95 %",
-        "|d| max",
-        "noise 95 %",
-        "noise max",
-        "|d| 95 %\nof range",
-        "noise 95 %\nof range",
-    ):
-        table.add_column(name, justify="right")
+    console.print(f"{result.precision} against the model, {comparison.observations} observations; {where}\n")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("action key", no_wrap=True)
+    for name in ("cosine", "|d|\n95 %", "|d|\nmax", "noise\n95 %", "noise\nmax", "of range\n|d|, noise"):
+        table.add_column(name, justify="right", no_wrap=True)
     for key, numbers in comparison.keys.items():
         physical = (numbers.p95, numbers.largest, numbers.noise_p95, numbers.noise_largest)
-        shares = (numbers.share_p95, numbers.noise_share_p95)
         table.add_row(
-            key,
-            numbers.unit,
+            f"{key} ({numbers.unit})",
             f"{numbers.cosine:.5f}",
             *(f"{value:.3g}" for value in physical),
-            *(f"{share:.2%}" for share in shares),
+            f"{numbers.share_p95:.2%}, {numbers.noise_share_p95:.2%}",
         )
     console.print(table)
     console.print(
-        f"cosine of all chunks {comparison.cosine:.5f}, of the worst observation {comparison.worst_cosine:.5f}"
+        f"\ncosine of all chunks {comparison.cosine:.5f}, of the worst observation {comparison.worst_cosine:.5f}"
     )
     if comparison.passed:
         console.print(f"passed: this checkpoint may run with precision:={result.precision}", style="green")

@@ -218,6 +218,11 @@ class Engine:
         """Waits until all graphs that were asked for are there, or known to fail; False: not within `timeout` (s)."""
         return self._slots is None or self._slots.wait(timeout)
 
+    def changed(self) -> None:
+        """Forgets all graphs: products of the program were replaced. They are recorded again when they are needed."""
+        if self._slots is not None:
+            self._slots.clear()
+
     def close(self) -> None:
         """Drops the graphs, and waits for one that is being recorded."""
         if self._slots is not None:
