@@ -180,18 +180,17 @@ class Engine:
         """
         with torch.no_grad():
             grids = check_observation(inputs, self._limits)
-            prompt, views = self._text(inputs["input_ids"], grids)
-            settings = {"config": self.config, "steps": self.steps, "dtype": self.dtype}
-            chunk = chunk_inputs(inputs, noise, rtc, guidance, generator, **settings)  # type: ignore[arg-type]
-            out_of_memory = ""
+            chunk = chunk_inputs(
+                inputs, noise, rtc, guidance, generator, config=self.config, steps=self.steps, dtype=self.dtype
+            )
             try:
-                return self._chunk(prompt, chunk, views, Key(grids, prompt.words.shape[1]))
+                return self._chunk(inputs["input_ids"], grids, chunk)
             except torch.OutOfMemoryError as error:
-                traceback.clear_frames(error.__traceback__)
+                traceback.clear_frames(error.__traceback__)  # what they hold on the device
                 out_of_memory = one_line(error)
             self._free(out_of_memory)
             try:
-                return self._eager(prompt, chunk, views)
+                return self._eager(*self._text(inputs["input_ids"], grids), chunk)
             except torch.OutOfMemoryError as error:
                 raise RuntimeError(
                     f"out of memory on {self.device}: {one_line(error)}; end other programs on it, or use bfloat16, "
@@ -228,12 +227,14 @@ class Engine:
         if self._slots is not None:
             self._slots.close()
 
-    def _chunk(self, prompt: PromptBuffers, chunk: ChunkBuffers, views: Views, key: Key) -> Tensor:
+    def _chunk(self, input_ids: Tensor, grids: tuple[Grid, ...], chunk: ChunkBuffers) -> Tensor:
         """By the graph if there is one."""
+        prompt, views = self._text(input_ids, grids)
+        key = Key(grids, prompt.words.shape[1])
         program = None if self._slots is None or self._no_graphs else self._slots.get(key)
         if program is None:
             self._request(key, prompt, views)
-            return self._eager(prompt, chunk, views, key)
+            return self._eager(prompt, views, chunk, key)
         try:
             actions = self._fetch(program(prompt, chunk))
         except torch.OutOfMemoryError:
@@ -242,11 +243,11 @@ class Engine:
             assert self._slots is not None
             self._slots.fail(key, f"its replay failed: {one_line(error)}")
             del program
-            return self._eager(prompt, chunk, views, key)
+            return self._eager(prompt, views, chunk, key)
         self._mode, self._reason = "graph", ""
         return actions
 
-    def _eager(self, prompt: PromptBuffers, chunk: ChunkBuffers, views: Views, key: Key | None = None) -> Tensor:
+    def _eager(self, prompt: PromptBuffers, views: Views, chunk: ChunkBuffers, key: Key | None = None) -> Tensor:
         self._pack()
         self._mode, self._reason = "eager", self._no_graphs
         if self._slots is not None and key is not None and (status := self._slots.status(key)) is not None:
@@ -301,17 +302,16 @@ class Engine:
             recorder=self._recorder,
         )
 
-    def _text(self, input_ids: Tensor, grids: Sequence[Grid]) -> tuple[PromptBuffers, Views]:
+    def _text(self, input_ids: Tensor, grids: tuple[Grid, ...]) -> tuple[PromptBuffers, Views]:
         """Of the cache, or made."""
-        sizes = tuple(grids)
-        key = (input_ids.cpu().numpy().tobytes(), sizes)
+        key = (input_ids.cpu().numpy().tobytes(), grids)
         with self._lock:
-            views = self._views.get(sizes)
+            views = self._views.get(grids)
             if views is None:
-                views = self._views[sizes] = self.program.vision.views(sizes)
+                views = self._views[grids] = self.program.vision.views(grids)
             prompt = self._prompts.get(key)
             if prompt is None:
-                prompt = prompt_buffers(self._backbone, self._table, input_ids, sizes, self._bucket, self.device)
+                prompt = prompt_buffers(self._backbone, self._table, input_ids, grids, self._bucket, self.device)
                 self._prompts[key] = prompt
                 if len(self._prompts) > PROMPTS:
                     self._prompts.popitem(last=False)
