@@ -159,7 +159,12 @@ def multiplied(
     # cuBLAS adds no bias to float32 (aten/src/ATen/native/cuda/Blas.cpp).
     apart = bias is not None and dtype == torch.float32
     out = torch._scaled_mm(
-        rows, weight.t(), scale_a=scale, scale_b=weight_scale, bias=None if apart else bias, out_dtype=dtype
+        rows.contiguous(),
+        weight.t(),
+        scale_a=scale,
+        scale_b=weight_scale,
+        bias=None if apart else bias,
+        out_dtype=dtype,
     )
     return out + bias if apart and bias is not None else out
 
