@@ -17,7 +17,7 @@ from torch import Tensor
 from groot_ros.model.checkpoint import CONFIG_NAME, write_json, write_weights
 from groot_ros.model.config import ModelConfig
 from groot_ros.model.groot import GrootModel
-from groot_ros.model.random_networks import check_size, network_config
+from groot_ros.model.random_networks import check_size, network_config, random_moments
 from groot_ros.model.tokenizer import FIRST_SPECIAL_ID_QWEN, FIRST_SPECIAL_ID_TINY, write_tokenizer
 from groot_ros.processing.config import EMBODIMENT_FILE, PROCESSOR_FILE, STATISTICS_FILE
 from groot_ros.processing.generations import GENERATIONS as CONVENTIONS
@@ -88,7 +88,7 @@ def make_checkpoint(
         write_json(directory / STATISTICS_FILE, statistics)
         write_json(directory / EMBODIMENT_FILE, complete_embodiment_ids(own_ids, generation))
     if generation == "n1d7":
-        write_json(directory / PREPROCESSOR_FILE, _patch_layout(config, size).to_dict())
+        write_json(directory / PREPROCESSOR_FILE, patch_layout(config, size).to_dict())
     # N1.5's config names the dtype of its code; NVIDIA's files are bfloat16 all the same.
     dtype = torch.bfloat16 if size == "full" else torch.float32
     values = trainable_tensor if size == "demo" else random_tensor
@@ -96,24 +96,13 @@ def make_checkpoint(
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """float32 values for the parameter `name`, depending on name, shape and seed alone.
-
-    Products keep the size of what they act on (standard deviation fan_in^-0.5), norms start as identity, biases are
-    small, and the modulation by time is weak: activations and actions stay of the order of one at any depth.
-    """
+    """float32 values for the parameter `name`, normal (`random_moments`), depending on name, shape and seed alone."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     values = torch.randn(shape, generator=generator)
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf == "weight" and len(shape) == 1:  # every one-dimensional weight is a norm's
-        return values.mul_(0.02).add_(1.0)
-    if leaf == "b" or leaf.endswith("bias"):
-        return values.mul_(0.02)
-    if name.endswith(("embed_tokens.weight", "pos_embed.weight", "position_embedding.weight")):
-        return values.mul_(0.5)
-    fan_in = shape[1] if leaf == "W" else math.prod(shape[1:])
-    gain = 0.2 if ".norm1.linear." in name or ".proj_out_1." in name else 1.0
-    return values.mul_(gain * fan_in**-0.5)
+    mean, deviation = random_moments(name, shape)
+    values.mul_(deviation)
+    return values.add_(mean) if mean else values
 
 
 def trainable_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
@@ -145,7 +134,7 @@ def _waves_of_grid(places: int, width: int) -> Tensor:
     return torch.cat((waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)), dim=1)
 
 
-def _patch_layout(config: ModelConfig, size: str) -> PatchLayout:
+def patch_layout(config: ModelConfig, size: str) -> PatchLayout:
     """N1.7's image settings: the released ones, or of a small network's own tower, from 1024 pixels per image on."""
     if size == "full" or config.backbone_config is None:
         return PatchLayout()

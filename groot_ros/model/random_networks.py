@@ -11,7 +11,8 @@ groot_n17.md, 1.2 and 4).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groot_ros.model.config import CODE_DEFAULT_DIT, ModelConfig
@@ -332,6 +333,24 @@ def network_config(generation: str, size: str, processor_kwargs: Mapping[str, An
         values["backbone_config"] = copy.deepcopy({**tokens, **_SMALL_BACKBONE[generation, size]})
     # Through the file's form, so that it is checked as one that is read.
     return ModelConfig.from_dict(ModelConfig(**copy.deepcopy(values), extra=extra).to_dict())
+
+
+def random_moments(name: str, shape: Sequence[int]) -> tuple[float, float]:
+    """Mean and standard deviation of the parameter `name` of a random network.
+
+    Products keep the size of what they act on (standard deviation fan_in^-0.5), norms start as identity, biases are
+    small, and the modulation by time is weak: activations and actions stay of the order of one at any depth.
+    """
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "weight" and len(shape) == 1:  # every one-dimensional weight is a norm's
+        return 1.0, 0.02
+    if leaf == "b" or leaf.endswith("bias"):
+        return 0.0, 0.02
+    if name.endswith(("embed_tokens.weight", "pos_embed.weight", "position_embedding.weight")):
+        return 0.0, 0.5
+    fan_in = shape[1] if leaf == "W" else math.prod(shape[1:])
+    gain = 0.2 if ".norm1.linear." in name or ".proj_out_1." in name else 1.0
+    return 0.0, gain * fan_in**-0.5
 
 
 def check_size(size: str, generation: str) -> None:

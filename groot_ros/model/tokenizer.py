@@ -7,6 +7,7 @@ complete. Any text can be written in it, in more tokens than Qwen's.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ _CORPUS = (
 _BASE_SIZE = FIRST_SPECIAL_ID_TINY
 
 
-def build_tokenizer(first_special_id: int) -> dict[str, Any]:
+def build_tokenizer(first_special_id: int, more: Sequence[str] = ()) -> dict[str, Any]:
     """The content of tokenizer.json, with the special tokens at `first_special_id` and the numbers after it.
+
+    Args:
+        more: texts to learn from, beside instructions.
 
     Raises:
         ValueError: `first_special_id` lies within the ids of ordinary tokens.
@@ -64,7 +68,7 @@ def build_tokenizer(first_special_id: int) -> dict[str, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=_BASE_SIZE, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.train_from_iterator((*_CORPUS, *more), trainer)
     ordinary = tokenizer.get_vocab_size()
     if first_special_id < ordinary:
         raise ValueError(f"first_special_id is {first_special_id}, but {ordinary} ordinary tokens come before it")
@@ -86,9 +90,9 @@ def special_ids(first_special_id: int) -> dict[str, int]:
     return {**qwen, **eagle}
 
 
-def write_tokenizer(directory: Path, first_special_id: int) -> None:
+def write_tokenizer(directory: Path, first_special_id: int, more: Sequence[str] = ()) -> None:
     """Writes tokenizer.json and tokenizer_config.json, which `transformers.AutoTokenizer` loads."""
-    content = build_tokenizer(first_special_id)
+    content = build_tokenizer(first_special_id, more)
     (directory / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
