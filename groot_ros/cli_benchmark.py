@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from groot_ros.cli_benchmark_model import register as register_model
 from groot_ros.cli_options import FULL_SIZES, Codec, EmbodimentOption, Generation, LoadDtype, Size, console, refusals
 
 benchmark_app = typer.Typer(help="Measure, with machine and stages named.", no_args_is_help=True)
+register_model(benchmark_app)
 
 
 @benchmark_app.command("node")

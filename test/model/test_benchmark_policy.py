@@ -1,0 +1,300 @@
+"""The end-to-end benchmark: what it runs, compares, counts and says; not how fast this machine is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from groot_ros.model.benchmark import policy, rungs
+from groot_ros.model.benchmark.__main__ import main
+from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size
+from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
+from groot_ros.model.benchmark.random_model import random_model
+from groot_ros.model.benchmark.robots import plain_robot, random_processor
+from groot_ros.model.benchmark.rungs import RUNGS, Engined, Plain, Rung
+from groot_ros.model.benchmark.subject import Subject, random_subject
+from groot_ros.model.benchmark.tables import policy_tables
+from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, spread
+from groot_ros.model.engine.engine import EngineOptions
+from groot_ros.model.make_checkpoint import make_checkpoint
+from groot_ros.model.random_networks import default_processor_kwargs
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+QUICK = PolicySettings(size="tiny", repeats=2, warmup=0, threads=1, camera_size=(48, 64))
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    shares: list[float] = []
+    found = measure_policy(dataclasses.replace(QUICK, cameras=(1, 2)), lambda text, share: shares.append(share))
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    return found
+
+
+def subject_of(generation: str = "n1d7", cameras: int = 2) -> Subject:
+    robot = plain_robot(generation, cameras, (48, 64))
+    processor, config = random_processor(robot, generation, "tiny")
+    model = random_model(config, torch.float32, CPU, 0)
+    return random_subject("random", model, processor, robot.views, 40, 0)
+
+
+def test_every_generation_and_number_of_cameras_has_every_rung(report) -> None:
+    rows = [(row["generation"], row["cameras"]) for row in report["results"]]
+    assert rows == [(generation, cameras) for generation in ("n1d5", "n1d6", "n1d7") for cameras in (1, 2)]
+    for row in report["results"]:
+        assert [rung["name"] for rung in row["rungs"]] == list(RUNG_NAMES)
+
+
+def test_what_does_not_apply_says_why(report) -> None:
+    for row in report["results"]:
+        reasons = {rung["name"]: rung["reason"] for rung in row["rungs"]}
+        assert reasons["plain"] is reasons["engine"] is reasons["fp8_weights"] is None
+        for name in ("graph", "compile", "fp8"):
+            assert "CUDA" in reasons[name] and "found device cpu" in reasons[name]
+
+
+def test_measured_rungs_have_stages_times_memory_and_agreement(report) -> None:
+    for row in report["results"]:
+        rung = {rung["name"]: rung for rung in row["rungs"]}
+        for name in ("plain", "engine", "fp8_weights"):
+            found = rung[name]
+            assert set(found["stages_ms"]) == {"data", "backbone", "head", "decode"}
+            for times in (*found["stages_ms"].values(), found["e2e_ms"], found["e2e_cpu_ms"]):
+                assert times["runs"] == 2 and 0 <= times["min"] <= times["p50"] <= times["p95"] <= times["p99"]
+            assert found["overlapped_hz"] > 0 and set(found["first_s"]) == {"build", "inference", "ready"}
+            assert found["memory"]["of"] == "process" and found["memory"]["weights"] > 0
+        assert rung["plain"]["agreement"] is None and rung["plain"]["speedup"] == 1.0
+        assert rung["engine"]["agreement"]["max_difference"] <= 1e-5
+        assert rung["fp8_weights"]["agreement"]["cosine"] > 0.99
+        assert rung["fp8_weights"]["agreement"]["max_difference"] > 1e-4
+
+
+def test_tokens_are_counted_and_the_text_is_as_long_as_asked_for(report) -> None:
+    tokens = {(row["generation"], row["cameras"]): row["tokens"] for row in report["results"]}
+    assert tokens["n1d6", 1]["text"] == 28 and tokens["n1d6", 2]["text"] == 31
+    assert tokens["n1d7", 1]["text"] == 28 and tokens["n1d7", 2]["text"] == 31
+    for (generation, cameras), found in tokens.items():
+        assert found["prompt"] == found["image"] + found["text"]
+        assert found["patches"] == found["image"] * (1 if generation == "n1d5" else 4)
+        assert found["image"] == cameras * tokens[generation, 1]["image"]
+
+
+def test_a_report_is_json_and_its_tables_are_whole(report) -> None:
+    again = json.loads(json.dumps(report))
+    assert (again["benchmark"], again["format"]) == ("policy", 1)
+    assert again["settings"]["camera_size"] == [48, 64] and "robots" not in again["settings"]
+    assert again["results"][0]["pictures"] == {"camera_1": [64, 48]}
+    tables = policy_tables(again)
+    assert len(tables) == 6
+    for table in tables:
+        assert len(table.rows) == len(RUNG_NAMES) and all(len(row) == len(table.columns) for row in table.rows)
+        assert any(note.startswith("graph: not measured: ") for note in table.notes)
+        assert any("moved in bfloat16" in note for note in table.notes)
+    assert "random tiny n1d5, 1 camera, 16 image + " in tables[0].text()
+
+
+def test_chosen_rungs_only_and_without_stages() -> None:
+    settings = dataclasses.replace(QUICK, generations=("n1d6",), cameras=(1,), rungs=("engine",), stages=False)
+    [row] = measure_policy(settings)["results"]
+    assert [rung["name"] for rung in row["rungs"]] == ["plain", "engine"]
+    assert all(set(rung["stages_ms"]) == {"data"} for rung in row["rungs"])
+    assert all(len(line) == len(table.columns) for table in policy_tables({"results": [row]}) for line in table.rows)
+
+
+def test_a_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:
+    robot = plain_robot("n1d7", 1, (48, 64))
+    entries = {robot.tag: robot.statistics}
+    make_checkpoint(
+        tmp_path,
+        generation="n1d7",
+        size="tiny",
+        processor_kwargs=default_processor_kwargs({robot.tag: robot.modality}, "tiny", "n1d7", entries),
+        statistics=entries,
+    )
+    settings = dataclasses.replace(QUICK, checkpoint=str(tmp_path), rungs=("engine",))
+    [row] = measure_policy(settings)["results"]
+    assert (row["source"], row["generation"], row["cameras"]) == (str(tmp_path), "n1d7", 1)
+    with pytest.raises(ValueError, match="the robot is for n1d6 only"):
+        measure_policy(dataclasses.replace(settings, robots={"n1d6": robot}))
+
+
+class Recorded:
+    """Repeats a program on the same memory, as a CUDA graph does."""
+
+    def __init__(self, device: torch.device) -> None:
+        assert device == CPU
+
+    def record(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        output = function().clone()
+        return lambda: output.copy_(function())
+
+
+@pytest.mark.parametrize("generation", ["n1d5", "n1d6", "n1d7"])
+def test_halves_of_a_recorded_program_give_the_plain_actions(monkeypatch, generation: str) -> None:
+    monkeypatch.setattr(rungs, "CudaGraphs", Recorded)
+    subject = subject_of(generation)
+    plain = Plain(subject, 2)
+    engined = Engined(subject, 2, EngineOptions(graphs=True))
+    watch = Stopwatch(CPU)
+    for number in (0, 1, 0):
+        inputs = subject.encode(number)
+        wanted = plain.sample(inputs, subject.noise)
+        for runner in (plain, engined):
+            found, seconds = runner.staged(inputs, subject.noise, watch)
+            assert found.shape == wanted.shape and float((found - wanted).abs().max()) <= 1e-5
+            assert set(seconds) == {"backbone", "head"}
+
+
+def test_a_graph_that_is_none_is_no_measurement() -> None:
+    subject = subject_of()
+    engined = Engined(subject, 2, EngineOptions(graphs=True))  # on a CPU there are none
+    engined.sample(subject.encode(0), subject.noise)
+    engined.ready()
+    assert engined.fallback() == "it runs as eager"
+    assert Engined(subject, 2, EngineOptions(graphs=False)).fallback() is None
+
+
+def test_a_rung_that_breaks_is_listed_and_the_others_go_on(monkeypatch) -> None:
+    closed: list[str] = []
+
+    class Breaking(Plain):
+        def sample(self, inputs: dict[str, Tensor], noise: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    broken = Rung("engine", "", lambda subject, steps, device: Breaking(subject, steps))
+    later = dataclasses.replace(next(rung for rung in RUNGS if rung.name == "engine"), name="fp8_weights")
+    monkeypatch.setattr(policy, "RUNGS", (RUNGS[0], broken, later))
+    settings = dataclasses.replace(QUICK, generations=("n1d6",), cameras=(1,))
+    [row] = measure_policy(settings)["results"]
+    reasons = [rung["reason"] for rung in row["rungs"]]
+    assert reasons == [None, "CUDA out of memory. Tried to allocate 2 GiB", None] and closed == ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"repeats": 0}, "repeats is 0"),
+        ({"warmup": -1}, "warmup is -1"),
+        ({"cameras": (0,)}, "cameras"),
+        ({"steps": 0}, "steps is 0"),
+        ({"rungs": ("fp4",)}, "rung 'fp4', expected one of plain"),
+        ({"checkpoint": "/nowhere/at/all"}, "/nowhere"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        measure_policy(dataclasses.replace(QUICK, **change))
+
+
+def test_picture_sizes_are_read() -> None:
+    assert camera_size("640x480") == (480, 640)
+    for text in ("640", "0x480", "640x", "axb", "640x480x3"):
+        with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
+            camera_size(text)
+
+
+def test_cuda_is_timed_between_events_on_an_idle_device(monkeypatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("record")
+
+        def synchronize(self) -> None:
+            done.append("wait for event")
+
+        def elapsed_time(self, other: Event) -> float:
+            return 12.5
+
+    class Chosen:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            done.append("enter")
+
+        def __exit__(self, *_: object) -> None:
+            done.append("leave")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", Chosen)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("wait"))
+    watch = Stopwatch(torch.device("cuda", 0))
+    result, seconds = watch.device_time(lambda: done.append("call"))
+    assert (result, seconds) == (None, 0.0125)
+    assert done == ["wait", "enter", "record", "call", "record", "leave", "wait for event"]
+    done.clear()
+    watch.wall(lambda: done.append("call"))
+    assert done == ["wait", "call", "wait"]
+
+
+def test_percentiles_are_in_milliseconds() -> None:
+    found = spread([0.001 * i for i in range(1, 101)])
+    assert found["runs"] == 100 and found["p50"] == pytest.approx(50.5) and found["max"] == pytest.approx(100.0)
+    assert found["p95"] == pytest.approx(95.05) and found["p99"] == pytest.approx(99.01)
+
+
+def test_agreement_of_equal_and_of_opposite_tensors() -> None:
+    one = torch.tensor([1.0, -2.0])
+    assert agreement(one, one) == {"cosine": pytest.approx(1.0), "max_difference": 0.0}
+    assert agreement(one, -one) == {"cosine": pytest.approx(-1.0), "max_difference": 4.0}
+
+
+def test_memory_of_the_process_is_known_on_linux() -> None:
+    memory = Memory(CPU)
+    memory.forget_peak()
+    held, peak = memory.held(), memory.peak()
+    assert held is not None and peak is not None and 0 < held <= peak + (1 << 20)
+
+
+def test_the_bare_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "policy.json"
+    words = ["policy", "--size", "tiny", "--generation", "n1d6", "--cameras", "1", "--repeats", "1", "--warmup", "0"]
+    code = main([*words, "--rung", "engine", "--threads", "1", "--device", "cpu", "--output", str(report)])
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "E2E p50" in said and "engine" in said and f"report: {report}" in said
+    assert json.loads(report.read_text())["results"][0]["pictures"] == {"camera_1": [640, 480]}
+
+
+BARE = """
+    import builtins, sys
+    NOT_THERE = {"pydantic", "typer", "rich", "yaml", "matplotlib", "rclpy", "av", "pyarrow", "rosbags", "mujoco"}
+    plain_import = builtins.__import__
+
+    def without(name, globals=None, *rest, **named):
+        if name.split(".")[0] in NOT_THERE and (globals or {}).get("__name__", "").startswith("groot_ros"):
+            raise ImportError(f"a bare machine has no {name}")
+        return plain_import(name, globals, *rest, **named)
+
+    builtins.__import__ = without
+    import groot_ros.model.benchmark
+    assert not {"torch", *NOT_THERE} & set(sys.modules), "the package itself imports nothing"
+    from groot_ros.model.benchmark.__main__ import main
+"""
+
+
+def test_a_bare_machine_is_enough() -> None:
+    """torch, transformers, safetensors, numpy and OpenCV; transformers itself may import yaml."""
+    quick = ["--size", "tiny", "--generation", "n1d6", "--cameras", "1", "--warmup", "0"]
+    runs = [["sampler", *quick, "--pairs", "1"], ["policy", *quick, "--repeats", "1", "--device", "cpu"]]
+    code = textwrap.dedent(BARE) + f"sys.exit(max(main(words) for words in {runs!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
