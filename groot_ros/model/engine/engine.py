@@ -19,6 +19,7 @@ from groot_ros.model.engine.dense import Dense, tensors_of
 from groot_ros.model.engine.graphs import CudaGraphs, Recorder, one_line
 from groot_ros.model.engine.head import ChunkBuffers
 from groot_ros.model.engine.inputs import Limits, check_observation, chunk_inputs
+from groot_ros.model.engine.memory import device_memory, is_out_of_memory, out_of_memory_message
 from groot_ros.model.engine.packed import can_pack, pack
 from groot_ros.model.engine.program import Program
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
@@ -185,17 +186,19 @@ class Engine:
             )
             try:
                 return self._chunk(inputs["input_ids"], grids, chunk)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 traceback.clear_frames(error.__traceback__)  # what they hold on the device
                 out_of_memory = one_line(error)
             self._free(out_of_memory)
             try:
                 return self._eager(*self._text(inputs["input_ids"], grids), chunk)
-            except torch.OutOfMemoryError as error:
-                raise RuntimeError(
-                    f"out of memory on {self.device}: {one_line(error)}; end other programs on it, or use bfloat16, "
-                    "precision fp8_weights, or a smaller generation"
-                ) from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                memory = device_memory(self.device) if self.device.type == "cuda" else None
+                raise RuntimeError(out_of_memory_message(error, memory)) from error
 
     def prepare(self, input_ids: Tensor, grids: Sequence[Grid]) -> None:
         """The text side of an instruction, before the first chunk with it; the graph is asked for, not waited for.
@@ -237,9 +240,9 @@ class Engine:
             return self._eager(prompt, views, chunk, key)
         try:
             actions = self._fetch(program(prompt, chunk))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             assert self._slots is not None
             self._slots.fail(key, f"its replay failed: {one_line(error)}")
             del program
@@ -256,9 +259,9 @@ class Engine:
         if self._run is not self.program:
             try:
                 return self._fetch(self._run(prompt, chunk, views))
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:  # of dynamo, inductor, triton or the C++ compiler, each with its own class
+                if is_out_of_memory(error):
+                    raise
                 self._uncompiled(f"{type(error).__name__}: {one_line(error)}")
         return self._fetch(self.program(prompt, chunk, views))
 
