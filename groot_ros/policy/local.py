@@ -23,12 +23,12 @@ from groot_ros.policy.agreement import check_processor_and_network
 from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.news import EngineFacts, News, Notices
 from groot_ros.policy.prefix import guidance_of, native_options, restore
-from groot_ros.policy.sampler import Choice, Sampler
+from groot_ros.policy.sampler import Choice, Sampler, telling_what_memory_is_there
 
 if TYPE_CHECKING:
     import torch
 
-    from groot_ros.model.engine import Engine  # type: ignore[attr-defined]
+    from groot_ros.model.engine.engine import Engine
     from groot_ros.model.engine.gate import GateResult
     from groot_ros.processing.processor import Processor
 
@@ -81,6 +81,7 @@ class LocalPolicy:
             another generation than ``embodiment``, or the YAML's default instruction is too long.
         DisagreementError: the processor's sizes and ids are not the network's.
         PrecisionError: no measurement allows the precision.
+        DeviceMemoryError: the GPU is too small; the message says what is needed, what is there and what would fit.
         ValueError: unknown device or dtype; a precision that needs the engine, without it, or that the device lacks.
     """
 
@@ -118,13 +119,15 @@ class LocalPolicy:
         gate = _allowed(directory, embodiment, precision, num_steps, precision_file, engine)
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
         self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
-        self.model = load_model(
-            directory,
-            dtype=self.dtype,
-            device=self.device,
-            keep_unused=False,
-            match_reference_bf16=match_reference_bf16,
-        )
+        self._check_memory(directory)
+        with telling_what_memory_is_there(self.device):
+            self.model = load_model(
+                directory,
+                dtype=self.dtype,
+                device=self.device,
+                keep_unused=False,
+                match_reference_bf16=match_reference_bf16,
+            )
         check_processor_and_network(self.processor, self.model, str(directory))
         self._max_prompt_tokens = self.model.max_prompt_tokens
         choice = Choice(engine, graphs, compile, num_steps)
@@ -158,6 +161,14 @@ class LocalPolicy:
         facts = self._sampler.facts()
         changed, self._told = facts != self._told, facts
         return News(self._notices.take(), facts if changed else None)
+
+    def _check_memory(self, directory: Path) -> None:
+        from groot_ros.model.engine import memory
+
+        if self.device.type == "cuda":
+            tight = memory.check_fits(memory.needed_bytes(directory, self.dtype), memory.device_memory(self.device))
+            if tight is not None:
+                self._notices.add(tight)
 
     def _check_default(self, text: str) -> None:
         try:

@@ -62,6 +62,11 @@ class Notices:
         self._told: set[str] = set()
         self._waiting: list[str] = []
 
+    @property
+    def count(self) -> int:
+        """How many were told or wait."""
+        return len(self._told)
+
     def add(self, text: str) -> None:
         """Tell ``text`` with the next :meth:`take`, unless it was added before."""
         with self._lock:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from groot_ros.policy.news import EngineFacts, Notices
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from groot_ros.model.engine import Engine  # type: ignore[attr-defined]
+    from groot_ros.model.engine.engine import Engine
     from groot_ros.model.engine.gate import GateResult
     from groot_ros.model.groot import GrootModel
 
@@ -47,7 +49,7 @@ class Choice:
 
 def make_engine(model: GrootModel, embodiment_id: int, choice: Choice, log: Callable[[str], None]) -> Engine:
     """The engine as ``choice`` says."""
-    from groot_ros.model.engine import Engine, EngineOptions  # type: ignore[attr-defined]
+    from groot_ros.model.engine.engine import Engine, EngineOptions
 
     options = EngineOptions(num_steps=choice.num_steps, graphs=choice.graphs, compile=choice.compile)
     return Engine(model, embodiment_id, options, log=log)
@@ -71,7 +73,9 @@ class Sampler:
         self.engine: Engine | None = None
         self._reason = self._agreement = ""
         self._precision = "model"
-        self._seen: set[tuple[int, str]] = set()
+        self._seen: set[tuple[int, str]] = set()  # lengths of prompts, and how they were run
+        self._facts: EngineFacts | None = None
+        self._facts_of = -1  # how many notices there were
 
     def start(self, inputs: dict[str, Tensor], noise: Tensor, gate: GateResult | None = None) -> None:
         """Make the engine, compare it with the model, reduce its precision, free what only the model reads.
@@ -88,29 +92,24 @@ class Sampler:
         """
         if not self._choice.engine:
             return
-        expected = self._plain(inputs, noise)
-        try:
-            engine = make_engine(self._model, self._embodiment_id, self._choice, self._notices.add)
-            agreement, agrees = compared(engine.sample(inputs, noise=noise), expected, self._model.dtype)
-        except Exception as error:
-            self._without(f"the engine cannot run this checkpoint here: {said(error)}")
-            return
-        self._agreement = agreement
-        if not agrees:
-            del engine
-            self._without(f"the engine does not say what the model says: {agreement}; please report it")
+        with telling_what_memory_is_there(self._model.device):
+            expected = self._plain(inputs, noise)
+        engine = self._agreeing(inputs, noise, expected)
+        if engine is None:
             return
         try:
             if gate is not None:
                 self._reduce(engine, gate)
+                expected = engine.sample(inputs, noise=noise)
             engine.release()
         except ValueError:
             raise  # a precision that this device has not
         except Exception as error:
             del engine
-            self._without(f"precision '{gate.precision if gate else 'model'}' could not be set up: {said(error)}")
+            self._without(f"precision {gate.precision if gate else 'model'} could not be set up: {said(error)}")
             return
         self.engine = engine
+        self._record(inputs, noise, expected)
 
     def sample(self, inputs: dict[str, Tensor], noise: Tensor, **continuation: Any) -> tuple[Tensor, bool]:
         """Actions float32 [1,H,A], normalised and padded, and whether it was an inference like all others.
@@ -119,12 +118,15 @@ class Sampler:
             continuation: ``rtc`` or ``guidance``, as for ``GrootModel.sample``.
         """
         if self.engine is None:
-            actions, mode = self._plain(inputs, noise, **continuation), "plain"
+            actions, mode = self._plain_twice(inputs, noise, **continuation), "plain"
         else:
-            actions, mode = self.engine.sample(inputs, noise=noise, **continuation), self._mode()
+            actions = self.engine.sample(inputs, noise=noise, **continuation)
+            mode = _mode(self.engine)
         run = (inputs["input_ids"].shape[1], mode)
         usual = run in self._seen
-        self._seen.add(run)
+        if not usual:
+            self._seen.add(run)
+            self._facts = None
         return actions, usual
 
     def prepare(self, input_ids: Tensor, grids: Grids) -> None:
@@ -142,13 +144,55 @@ class Sampler:
             self._notices.add(f"the instruction could not be prepared, its first inference will be slow: {said(error)}")
 
     def facts(self) -> EngineFacts:
-        """How chunks are computed now."""
+        """How chunks are computed now; cheap where nothing has happened since the last call."""
+        if self._facts is None or self._facts_of != self._notices.count:
+            self._facts_of = self._notices.count
+            self._facts = self._new_facts()
+        return self._facts
+
+    def _new_facts(self) -> EngineFacts:
         if self.engine is None:
             return EngineFacts("plain", self._reason, agreement=self._agreement)
-        return EngineFacts(self._mode(), self._reason, self._precision, self._agreement)
+        report = self.engine.report()
+        return EngineFacts(
+            report.mode,
+            report.reason or self._reason,
+            self._precision,
+            self._agreement,
+            tuple(report.lengths.items()),
+            f"{1e-6 * report.weight_bytes:.0f} MB of weights; {1e-6 * report.released_bytes:.0f} MB dropped",
+        )
 
-    def _mode(self) -> Literal["graph", "eager"]:
-        return "eager"
+    def _agreeing(self, inputs: dict[str, Tensor], noise: Tensor, expected: Tensor) -> Engine | None:
+        """The engine, if it says what the model says."""
+        engine = None
+        try:
+            engine = make_engine(self._model, self._embodiment_id, self._choice, self._notices.add)
+            self._agreement, agrees = compared(engine.sample(inputs, noise=noise), expected, self._model.dtype)
+        except Exception as error:
+            reason = f"the engine cannot run this checkpoint here: {said(error)}"
+        else:
+            if agrees:
+                return engine
+            reason = f"the engine does not say what the model says: {self._agreement}; please report it"
+        del engine
+        self._without(reason)
+        return None
+
+    def _record(self, inputs: dict[str, Tensor], noise: Tensor, expected: Tensor) -> None:
+        """Wait for the CUDA graph, where there is one to come, and compare it, too."""
+        engine = self.engine
+        assert engine is not None
+        engine.wait()
+        found = engine.sample(inputs, noise=noise)
+        if _mode(engine) != "graph":
+            return
+        graph, agrees = compared(found, expected, self._model.dtype)
+        self._agreement = f"{self._agreement}; recorded: {graph}"
+        if not agrees:
+            engine.close()
+            self._reason = f"what was recorded does not say what the engine says: {graph}; please report it"
+            self._notices.add(f"{self._reason}; the engine runs eagerly instead, which is slower")
 
     def _plain(self, inputs: dict[str, Tensor], noise: Tensor, **continuation: Any) -> Tensor:
         import torch
@@ -157,6 +201,20 @@ class Sampler:
         with torch.inference_mode():
             noise = noise.to(model.device, model.dtype)
             return model.sample(inputs, noise=noise, num_steps=self._choice.num_steps, **continuation)
+
+    def _plain_twice(self, inputs: dict[str, Tensor], noise: Tensor, **continuation: Any) -> Tensor:
+        """Once more where memory ran out, after giving back what torch holds without using it. So does the engine."""
+        from groot_ros.model.engine.memory import is_out_of_memory
+
+        try:
+            return self._plain(inputs, noise, **continuation)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._notices.add(f"out of memory in the middle of a run, trying once more: {said(error)}")
+        free_unused(self._model.device)
+        with telling_what_memory_is_there(self._model.device):
+            return self._plain(inputs, noise, **continuation)
 
     def _reduce(self, engine: Engine, gate: GateResult) -> None:
         from groot_ros.model.engine.fp8 import apply_precision
@@ -169,13 +227,37 @@ class Sampler:
 
     def _without(self, reason: str) -> None:
         """No engine; what it held is freed."""
-        self._reason = reason
+        self._reason, self._precision = reason, "model"
         self._notices.add(f"{reason}; {SLOWER}")
-        gc.collect()
-        if self._model.device.type == "cuda":
-            import torch
+        free_unused(self._model.device)
 
-            torch.cuda.empty_cache()
+
+@contextmanager
+def telling_what_memory_is_there(device: torch.device) -> Iterator[None]:
+    """An error that says that memory ran out becomes one that says what is needed and what helps.
+
+    Raises:
+        DeviceMemoryError: memory ran out.
+    """
+    from groot_ros.model.engine import memory
+
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, memory.DeviceMemoryError) or not memory.is_out_of_memory(error):
+            raise
+        said(error)  # what it holds is no need
+        there = memory.device_memory(device) if device.type == "cuda" else None
+        raise memory.DeviceMemoryError(memory.out_of_memory_message(error, there)) from error
+
+
+def free_unused(device: torch.device) -> None:
+    """Give back what nobody uses. Not while a CUDA graph is being recorded."""
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def compared(found: Tensor, expected: Tensor, dtype: Any) -> tuple[str, bool]:
@@ -191,6 +273,10 @@ def compared(found: Tensor, expected: Tensor, dtype: Any) -> tuple[str, bool]:
         return f"largest difference {share:.2g} of the largest number (expected at most {AGREES:g})", share <= AGREES
     cosine = float(torch.nn.functional.cosine_similarity(found.flatten().double(), expected.flatten().double(), dim=0))
     return f"cosine {cosine:.6f} (expected at least {COSINE:g})", cosine >= COSINE
+
+
+def _mode(engine: Any) -> str:
+    return str(engine.mode if hasattr(engine, "mode") else engine._mode)
 
 
 def said(error: BaseException) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bag_maker import COMMAND_TOPIC, JOINTS, MS, T0, Recorded, S
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groot_ros.bags.read import BagMessage
 from groot_ros.bags.replay import replay
 from groot_ros.bags.report import ReplayReport, joint_errors, spread
 from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError
@@ -202,6 +204,56 @@ def test_period_seed_and_progress(bag: Path) -> None:
     assert {seed for _, seed in policy.seen} == {42}
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     assert steps[-1][0] == pytest.approx(steps[-1][1], abs=1e-6)
+
+
+def test_an_error_of_the_bag_comes_after_the_ticks_before_it(
+    tmp_path: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bag is read ahead of the policy."""
+    from groot_ros.bags import replay as module
+
+    class Broken(module.Bag):
+        def messages(self) -> Iterator[BagMessage]:
+            for message in super().messages():
+                if message.log_ns > T0 + S:
+                    raise BagError("damaged after a second")
+                yield message
+
+    monkeypatch.setattr(module, "Bag", Broken)
+    policy = PolicyDouble(line())
+    with pytest.raises(BagError, match="damaged after a second"):
+        replay(bag, maker.robot(), policy)
+    assert [observation.stamp_ns < T0 + S for observation, _ in policy.seen] == [True] * 3
+
+
+class Encoding(PolicyDouble):
+    """Encodes on the host; what it did where."""
+
+    def __init__(self, predict: Predict) -> None:
+        super().__init__(predict)
+        self.encoding: set[threading.Thread] = set()
+
+    def encode(self, observation: Observation) -> Observation:
+        self.encoding.add(threading.current_thread())
+        return observation
+
+    def act_encoded(self, encoded: Observation, *, seed: int | None = None, prefix: object = None) -> Chunk:
+        return self.act(encoded, seed=seed)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_what_is_encoded_ahead_gives_the_same_report(tmp_path: Path, storage: str) -> None:
+    records = [*maker.episode(1.0), *[r for r in commanded(0.3) if r.log_ns < T0 + S]]
+    path = maker.write(tmp_path / "bag", records, storage)
+    policies = [PolicyDouble(line(0.1)), Encoding(line(0.1))]
+    reports = [replay(path, maker.robot(), policy).to_dict() for policy in policies]
+    for report in reports:
+        report.pop("latency_s", None)
+        for chunk in report["chunks"]:
+            chunk.pop("latency_s")
+    assert reports[0] == reports[1]
+    assert isinstance(policies[1], Encoding)
+    assert len(policies[1].encoding) == 1 and threading.current_thread() not in policies[1].encoding
 
 
 def test_both_storages_give_the_same(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,19 @@ def test_a_chunk_that_is_not_finite_brakes_and_latches(bad: float) -> None:
     assert world.supervisor.state is State.STOPPED
     world.ticks(40)
     assert world.commander.settled
+
+
+def test_an_unusual_inference_is_no_delay_to_expect_though_its_chunk_is_executed() -> None:
+    """The first one with a prompt of its length, say, or by a graph that was just recorded."""
+    world = started(latency_ticks=2)
+    for _ in range(3):
+        assert isinstance(world.infer(), Planned)
+    act = world.cycle._policy.act
+    world.cycle._policy.act = lambda *given, **named: replace(act(*given, **named), usual=False)
+    world.latency_ticks = 14
+    result = world.infer()
+    assert isinstance(result, Planned) and (result.delay_ticks, result.accepted.chunk.usual) == (14, False)
+    assert world.timeline.delay_ticks == 2
 
 
 def test_delays_are_counted_ticks_and_the_first_one_is_left_out() -> None:

@@ -135,6 +135,15 @@ def test_refusals_are_counted_by_reason_and_announced_once() -> None:
     assert supervisor.snapshot().ticks == 0
 
 
+def test_an_unusual_chunk_is_counted_and_its_times_are_not() -> None:
+    supervisor = after("activate", "start")
+    supervisor.sent(0.004, {"model": 0.02})
+    supervisor.sent(0.5, {"model": 9.0, "compile": 8.0}, False)
+    seen = supervisor.snapshot()
+    assert (seen.chunks, seen.model_s, seen.overhead_s[1]) == (2, (0.02, 0.02), 0.004)
+    assert list(seen.stages_s) == ["model"]
+
+
 def test_a_queue_that_ran_empty_is_said_until_the_next_chunk() -> None:
     supervisor = after("activate", "start", "run empty")
     assert (supervisor.state, supervisor.snapshot().reason) == (State.RUNNING, "underrun")

@@ -21,7 +21,9 @@ from groot_ros.cli import app
 from groot_ros.dataset.export_v30 import export
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.observation.types import Observation
-from groot_ros.policy.base import Chunk, Prefix
+from groot_ros.policy.base import Chunk, Policy, Prefix, TwoStepPolicy
+from groot_ros.policy.generation import embodiment_for
+from groot_ros.policy.local import LocalPolicy
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 from groot_ros.training.episodes import TrainingDataset, open_training_dataset
 from groot_ros.training.errors import TrainingError
@@ -76,9 +78,46 @@ class Parrot:
         return Chunk(observation.stamp_ns, 1 / 30, said, observation.instruction, seed or 0)
 
 
-def run(dataset: TrainingDataset, index: int, policy: Parrot, robot: Embodiment = ROBOT, **options: Any) -> EpisodeRun:
+def run(dataset: TrainingDataset, index: int, policy: Policy, robot: Embodiment = ROBOT, **options: Any) -> EpisodeRun:
     chosen = Options(**{"execution_horizon": 5, **options})
     return run_episode(dataset, dataset.episode(index), robot, policy, chosen)
+
+
+class Serial:
+    """A policy without its two steps: nothing is done ahead."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
+        return self._policy.act(observation, seed=seed, prefix=prefix)
+
+
+def test_what_is_encoded_ahead_gives_the_same_numbers(dataset: TrainingDataset, tmp_path: Path) -> None:
+    make_random_checkpoint(tmp_path / "tiny", "n1d7", "tiny", "sim_arm", 0, Console(quiet=True))
+    policy = LocalPolicy(tmp_path / "tiny", embodiment_for("sim_arm", tmp_path / "tiny"), device="cpu")
+    assert isinstance(policy, TwoStepPolicy) and not isinstance(Serial(policy), TwoStepPolicy)
+    results = [run(dataset, 0, told) for told in (policy, Serial(policy))]
+    np.testing.assert_array_equal(*(result.predicted for result in results))
+    assert all(len(result.latencies_s) == len(result.starts) and min(result.latencies_s) > 0 for result in results)
+
+
+def test_a_picture_that_cannot_be_read_ends_the_run_in_its_turn(
+    dataset: TrainingDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks before it are computed, though it was met while the last of them was."""
+    frames = dataset.frames
+
+    def broken(index: int, key: str, rows: list[int]) -> Rows:
+        if max(rows) >= 10:
+            raise OSError("the third picture")
+        return frames(index, key, rows)
+
+    monkeypatch.setattr(dataset, "frames", broken)
+    policy = Parrot(actions(dataset, 0))
+    with pytest.raises(OSError, match="the third picture"):
+        run(dataset, 0, policy)
+    assert [row for row, _, _ in policy.seen] == [0, 5]
 
 
 def report_of(dataset: TrainingDataset, runs: list[EpisodeRun]) -> OpenLoopReport:
