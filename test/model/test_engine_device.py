@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ import torch
 
 from groot_ros.model.engine import device
 from groot_ros.model.engine.device import CudaFacts, cuda_facts, device_problem
-from groot_ros.policy.local import _torch_device
 
 GOOD = CudaFacts(
     torch="2.9.0+cu128",
@@ -127,21 +125,3 @@ def test_facts_of_this_machine() -> None:
     facts = cuda_facts()
     assert facts.torch == torch.__version__
     assert (device_problem(None, facts) is None) == torch.cuda.is_available()
-
-
-def test_local_policy_refuses_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "cuda_facts", lambda: dataclasses.replace(GOOD, error=OLD))
-    with pytest.raises(ValueError, match=r"device 'cuda:0': NVIDIA's driver 570.86.10 is too old.*device:=cpu"):
-        _torch_device("cuda:0")
-    with pytest.raises(ValueError, match="device 'gpu': expected cuda, cuda:N, cpu or auto"):
-        _torch_device("gpu")
-    assert _torch_device("cpu") == torch.device("cpu")
-
-
-def test_local_policy_on_auto(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(device, "cuda_facts", lambda: GOOD)
-    assert _torch_device("auto") == torch.device("cuda")
-    monkeypatch.setattr(device, "cuda_facts", lambda: dataclasses.replace(GOOD, error=OLD))
-    with caplog.at_level(logging.WARNING):
-        assert _torch_device("auto") == torch.device("cpu")
-    assert "is too old" in caplog.text
