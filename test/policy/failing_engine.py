@@ -17,12 +17,18 @@ ERRORS = {
 
 
 class Failing(LocalPolicy):
-    """``illegal NUMBER`` and ``memory NUMBER``: so many times in a row the engine's program raises."""
+    """``illegal NUMBER`` and ``memory NUMBER``: at the first chunk with it the program raises, so many times."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._done: set[str] = set()
 
     def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
         engine: Any = self.engine
-        what, _, times = observation.instruction.partition(" ")
-        program, left = engine._run, [int(times) if what in ERRORS else 0]
+        what, *words = observation.instruction.split()
+        new = what in ERRORS and observation.instruction not in self._done
+        self._done.add(observation.instruction)
+        program, left = engine._run, [int(words[0]) if new else 0]
 
         def run(*arguments: Any) -> torch.Tensor:
             if left[0]:
@@ -37,6 +43,12 @@ class Failing(LocalPolicy):
             engine._run = engine.program = program
 
 
-def make(**arguments: Any) -> Failing:
+def make(*, torch_threads: int = 0, **arguments: Any) -> Failing:
     """The factory."""
     return Failing(**arguments)
+
+
+if __name__ == "__main__":
+    from groot_ros.nodes.policy import main
+
+    main(policy="failing_engine:make")
