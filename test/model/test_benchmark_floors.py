@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from groot_ros.model.benchmark.floors import GPUS, floor_s, known_gpu, operations, parameter_groups, work
+from groot_ros.model.benchmark.floors import GPUS, floor_s, gpu_of, known_gpu, operations, parameter_groups, work
 from groot_ros.model.benchmark.random_model import head_config
 from groot_ros.model.benchmark.sampler import text_tokens
 from groot_ros.model.groot import GrootModel
@@ -116,3 +116,15 @@ def test_fp8_where_there_is_none_is_refused() -> None:
     orin = next(gpu for gpu in GPUS if gpu.fp8 is None)
     with pytest.raises(ValueError, match="Orin"):
         floor_s([], orin, fp8=True)
+
+
+def test_floors_are_for_weights_of_two_bytes_on_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+
+    class Weight:
+        def __init__(self, device: str, dtype: torch.dtype) -> None:
+            self.device, self.element_size = torch.device(device), lambda: dtype.itemsize
+
+    found = gpu_of(Weight("cuda:0", torch.bfloat16))
+    assert found is not None and found.name == "H200"
+    assert gpu_of(Weight("cuda:0", torch.float32)) is None and gpu_of(torch.zeros(1)) is None

@@ -298,3 +298,14 @@ def test_a_bare_machine_is_enough() -> None:
     code = textwrap.dedent(BARE) + f"sys.exit(max(main(words) for words in {runs!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_compiled_rung_begins_without_what_was_compiled_for_others(monkeypatch) -> None:
+    """torch keeps eight compiled forms of a function; the ninth would run uncompiled without a word here."""
+    forgotten: list[str] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append("all"))
+    subject = subject_of()
+    for rung in RUNGS[1:]:
+        if rung.name != "fp8":
+            rung.make(subject, 2, torch.device("cuda", 0))  # the network is on the CPU, so nothing is recorded
+    assert forgotten == ["all", "all"]  # compile and fp8_weights

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from groot_ros.model.action_head import ActionHead
 from groot_ros.model.dit import Block
@@ -84,6 +85,13 @@ def known_gpu(name: str) -> Gpu | None:
         if any(mark in name for mark in gpu.marks) and not any(mark in name for mark in gpu.not_marks):
             return gpu
     return None
+
+
+def gpu_of(weight: Tensor) -> Gpu | None:
+    """The GPU that a network's weights are on; None: unknown, no GPU, or weights of more than two bytes."""
+    if weight.device.type != "cuda" or weight.element_size() > 2:
+        return None
+    return known_gpu(torch.cuda.get_device_name(weight.device))
 
 
 def floor_s(operations: Iterable[Operation], gpu: Gpu, *, fp8: bool = False) -> float:

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import cv2
 import torch
 
-from groot_ros.model.benchmark.floors import floor_s, known_gpu, operations, work
+from groot_ros.model.benchmark.floors import floor_s, gpu_of, operations, work
 from groot_ros.model.benchmark.host import describe_host
 from groot_ros.model.benchmark.options import RUNG_NAMES
 from groot_ros.model.benchmark.random_model import parameter_count, random_model, weight_bytes
@@ -21,7 +20,7 @@ from groot_ros.model.benchmark.robots import Robot, plain_robot, random_processo
 from groot_ros.model.benchmark.rungs import RUNGS, Rung, Runner, Unavailable
 from groot_ros.model.benchmark.sampler import Progress, text_tokens
 from groot_ros.model.benchmark.subject import Subject, load_parts, random_subject
-from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, spread, worst
+from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, spread, threads, worst
 from groot_ros.model.groot import GrootModel
 from groot_ros.processing.processor import Processor
 
@@ -92,9 +91,11 @@ def measure_policy(settings: PolicySettings, progress: Progress | None = None) -
         RuntimeError: the device is out of memory with the plain network.
     """
     settings.check()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-        cv2.setNumThreads(settings.threads)
+    with threads(settings.threads):
+        return _report(settings, progress)
+
+
+def _report(settings: PolicySettings, progress: Progress | None) -> dict[str, Any]:
     host = describe_host(settings.device)
     results: list[dict[str, Any]] = []
     jobs = _jobs(settings)
@@ -195,7 +196,7 @@ def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, fl
             "prompt": subject.image_tokens + subject.text_tokens,
             "patches": sum(subject.patches),
         },
-        "floors": _floors(subject, steps, settings.device),
+        "floors": _floors(subject, steps),
         "rungs": measured.rows(),
     }
 
@@ -234,6 +235,7 @@ class _Ladder:
             "before": before,
             "kept": difference(self._memory.held(), before),
             "peak": difference(self._memory.peak(), before),
+            "reserved": self._memory.reserved(),
         }
         self._runners[rung.name] = runners[0]
         self._times[rung.name] = {name: [] for name in (*STAGES, "e2e", "e2e_cpu")}
@@ -334,9 +336,9 @@ class _Ladder:
         return [runner.sample(self._subject.encode(i), self._subject.noise).float().cpu() for i in numbers]
 
 
-def _floors(subject: Subject, steps: int, device: torch.device) -> dict[str, Any]:
+def _floors(subject: Subject, steps: int) -> dict[str, Any]:
     """Bytes and arithmetic of a chunk, and the floors in milliseconds where the GPU is known."""
-    gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    gpu = gpu_of(subject.model.action_head.model.proj_out_2.weight)
     found: dict[str, Any] = {"gpu": None if gpu is None else gpu.name}
     for name, exact in (("plain", False), ("engine", True)):
         listed = operations(subject.model, subject.patches, subject.text_tokens, steps=steps, exact=exact)

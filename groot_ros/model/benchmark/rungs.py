@@ -230,6 +230,10 @@ class _EngineRung:
         if self.cuda is not None and not on_cuda:
             raise Unavailable(f"{self.cuda}, found device {device}")
         options = self.options if on_cuda else EngineOptions(graphs=False)
+        if options.compile:
+            # Of one function torch keeps a few compiled forms only, and runs further ones uncompiled. What was
+            # compiled for other rungs is in their graphs by now.
+            torch.compiler.reset()
         return Engined(subject, steps, options, self.precision)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from groot_ros.model.action_head import ActionHead
 from groot_ros.model.backbone import BackboneOutput
-from groot_ros.model.benchmark.floors import floor_s, head_operations, known_gpu, work
+from groot_ros.model.benchmark.floors import floor_s, gpu_of, head_operations, work
 from groot_ros.model.benchmark.host import describe_host
 from groot_ros.model.benchmark.random_model import head_config, parameter_count, random_head, weight_bytes
-from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, middle, spread
+from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, middle, spread, threads
 from groot_ros.model.engine.dense import Dense, tensors_of
 from groot_ros.model.engine.engine import ROWS
 from groot_ros.model.engine.head import ChunkBuffers, FrozenHead
@@ -78,8 +78,11 @@ def measure_sampler(settings: SamplerSettings, progress: Progress | None = None)
         RuntimeError: the device is out of memory.
     """
     settings.check()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    with threads(settings.threads):
+        return _report(settings, progress)
+
+
+def _report(settings: SamplerSettings, progress: Progress | None) -> dict[str, Any]:
     host = describe_host(settings.device)
     results: list[dict[str, Any]] = []
     total = len(settings.generations) * len(settings.cameras)
@@ -134,7 +137,7 @@ def _measure(settings: SamplerSettings, generation: str, cameras: int, tell: Pro
     engine_peak = memory.peak()
     same = agreement(result, plain)
     pairs = _pairs(settings, watch, lambda: case.plain(steps), lambda: case.engine(frozen), title, tell)
-    floors = _floors(head, image, text, steps, settings.device)
+    floors = _floors(head, image, text, steps)
     del head, result, plain
     case.forget_head()
     gc.collect()
@@ -248,10 +251,10 @@ def _pairs(
     }
 
 
-def _floors(head: ActionHead, image: int, text: int, steps: int, device: torch.device) -> dict[str, Any]:
+def _floors(head: ActionHead, image: int, text: int, steps: int) -> dict[str, Any]:
     """Bytes and arithmetic of a chunk, and the floors in milliseconds where the GPU is known."""
-    found: dict[str, Any] = {"gpu": None}
-    gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    found: dict[str, Any] = {}
+    gpu = gpu_of(head.model.proj_out_2.weight)
     for name, exact in (("plain", False), ("engine", True)):
         operations = head_operations(head, image, text, steps=steps, exact=exact)
         found[name] = asdict(work(operations))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 
@@ -54,6 +56,20 @@ class Stopwatch:
         return result, begin.elapsed_time(end) / 1e3
 
 
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch on the CPU, None: as many as before, and one of OpenCV, as in the policy's process."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    if count is not None:
+        torch.set_num_threads(count)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """Number of runs, and mean, p50, p95, p99, min and max in milliseconds, of at least one time in seconds."""
     values = 1e3 * np.asarray(seconds, dtype=np.float64)
@@ -85,6 +101,10 @@ class Memory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return _status("VmHWM")
+
+    def reserved(self) -> int | None:
+        """What torch keeps of a CUDA device, graphs and cache included; None elsewhere."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else None
 
     def forget_peak(self) -> None:
         """What is held now is the most from here on."""
