@@ -118,10 +118,14 @@ def check_fits(need: Need, memory: DeviceMemory) -> str | None:
     what = f"{_NAMES.get(need.generation, need.generation)} in {_name(need.dtype)}"
     amount = f"{_gib(need.weights)} of weights and about {_gib(need.working)} to work with"
     have = f"{memory.name} has {_gib(memory.free)} free of {_gib(memory.total)}"
-    advice = _advice(need, memory)
+    advice = "; or ".join(_advice(need, memory))
     if need.weights > memory.free:
-        raise DeviceMemoryError(f"{what} needs {amount}, {have}: {advice}")
-    return f"{what} needs {amount}, {have}: it may run out of memory; {advice}"
+        # The precisions of fp8 are made of weights that are loaded.
+        raise DeviceMemoryError(
+            f"{what} needs {amount}, {have}: {advice}; precision:=fp8_weights needs as much to load"
+        )
+    smaller = "precision:=fp8_weights holds less once it is loaded"
+    return f"{what} needs {amount}, {have}: it may run out of memory; {advice}; or {smaller}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -141,7 +145,7 @@ def out_of_memory_message(error: BaseException, memory: DeviceMemory | None = No
     """
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     text = "out of GPU memory" + (f", {wanted[1]} wanted" if wanted else "")
-    helps = "fewer cameras or smaller images, dtype:=bfloat16"
+    helps = "dtype:=bfloat16, precision:=fp8_weights, fewer cameras"
     if memory is None:
         return f"{text}; what helps: end other programs that use the GPU, {helps}"
     others = max(memory.total - memory.free - memory.held, 0)
@@ -151,7 +155,7 @@ def out_of_memory_message(error: BaseException, memory: DeviceMemory | None = No
     return f"{text}; what helps: {first}{helps}"
 
 
-def _advice(need: Need, memory: DeviceMemory) -> str:
+def _advice(need: Need, memory: DeviceMemory) -> list[str]:
     """What would fit."""
     fits = []
     if need.dtype.itemsize > 2:
@@ -167,8 +171,7 @@ def _advice(need: Need, memory: DeviceMemory) -> str:
     if not fits:
         smallest = dataclasses.replace(need, dtype=torch.bfloat16, weights=need.weights * 2 // need.dtype.itemsize)
         fits.append(f"no dtype and no generation fits; take a GPU with {_gib(smallest.total)} free")
-    # The precisions of fp8 save memory while running, none while loading.
-    return f"{'; or '.join(fits)}; precision:=fp8_weights does not help, since it is made of the loaded weights"
+    return fits
 
 
 def _name(dtype: torch.dtype) -> str:
