@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
 NATIVE_GENERATION = "n1d7"
+PACKAGE = "groot_ros"  # of the loggers
 WARM_UP = "warm up"  # what a robot without a default instruction is told by nobody
 
 
@@ -105,10 +106,11 @@ class LocalPolicy:
         from groot_ros.model.checkpoint import load_config, load_model, resolve_checkpoint
 
         self._embodiment = embodiment
-        self.device = _torch_device(device)
+        self._notices = Notices()
+        with self._notices.of_warnings(PACKAGE):
+            self.device = _torch_device(device)
         self.dtype = _torch_dtype(dtype, self.device)
         self.keep_warm_s = keep_warm_s if self.device.type == "cuda" else 0.0
-        self._notices = Notices()
         self._told: EngineFacts | None = None
         self._last: Encoded | None = None
         directory = resolve_checkpoint(checkpoint)
@@ -120,7 +122,7 @@ class LocalPolicy:
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
         self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
         self._check_memory(directory)
-        with telling_what_memory_is_there(self.device):
+        with self._notices.of_warnings(PACKAGE), telling_what_memory_is_there(self.device):
             self.model = load_model(
                 directory,
                 dtype=self.dtype,

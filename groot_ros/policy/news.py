@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -74,8 +76,27 @@ class Notices:
                 self._told.add(text)
                 self._waiting.append(text)
 
+    @contextmanager
+    def of_warnings(self, logger: str) -> Iterator[None]:
+        """Meanwhile, add what is logged as a warning by ``logger`` and those below it, too."""
+        listener = _Listener(self)
+        logging.getLogger(logger).addHandler(listener)
+        try:
+            yield
+        finally:
+            logging.getLogger(logger).removeHandler(listener)
+
     def take(self) -> tuple[str, ...]:
         """What was added since the last call."""
         with self._lock:
             waiting, self._waiting = tuple(self._waiting), []
             return waiting
+
+
+class _Listener(logging.Handler):
+    def __init__(self, notices: Notices) -> None:
+        super().__init__(logging.WARNING)
+        self._notices = notices
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notices.add(record.getMessage())

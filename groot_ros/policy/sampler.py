@@ -105,6 +105,7 @@ class Sampler:
         except ValueError:
             raise  # a precision that this device has not
         except Exception as error:
+            engine.close()
             del engine
             self._without(f"precision {gate.precision if gate else 'model'} could not be set up: {said(error)}")
             return
@@ -175,6 +176,8 @@ class Sampler:
             if agrees:
                 return engine
             reason = f"the engine does not say what the model says: {self._agreement}; please report it"
+        if engine is not None:
+            engine.close()  # waits for what is being recorded
         del engine
         self._without(reason)
         return None

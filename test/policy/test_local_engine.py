@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -361,6 +363,26 @@ def test_a_model_that_does_not_fit_says_what_helps(checkpoints: Checkpoints, mon
     monkeypatch.setattr("groot_ros.model.checkpoint.load_model", out_of_memory(1, lambda: None))
     with pytest.raises(memory.DeviceMemoryError, match=r"out of GPU memory, 2.00 GiB wanted; what helps: end other"):
         checkpoints.policy()
+
+
+def test_what_is_logged_while_loading_is_told(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why there is no GPU, and why flash-attn is not used."""
+    load = importlib.import_module("groot_ros.model.checkpoint").load_model
+
+    def loading(*arguments: Any, **named: Any) -> Any:
+        logging.getLogger("groot_ros.model.attention").warning("flash-attn is installed but not used on %s", "cuda:0")
+        logging.getLogger("groot_ros.model.attention").info("nothing to worry about")
+        return load(*arguments, **named)
+
+    monkeypatch.setattr("groot_ros.model.checkpoint.load_model", loading)
+    monkeypatch.setattr("groot_ros.model.engine.device.device_problem", lambda index: "no driver; install it")
+    policy = LocalPolicy(checkpoints.path("n1d7"), checkpoints.embodiment("n1d7"), device="auto")
+    assert policy.news().notices == (
+        "device 'auto': the CPU, many times slower than a GPU; no driver; install it",
+        "flash-attn is installed but not used on cuda:0",
+    )
+    logging.getLogger("groot_ros").warning("later")
+    assert policy.news().notices == ()
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
