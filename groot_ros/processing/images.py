@@ -23,6 +23,7 @@ from groot_ros.processing.augmentation import Draw, augment_frame, augment_plane
 from groot_ros.processing.errors import ProcessorError, describe
 
 Frames = NDArray[np.uint8]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ImageTransform:
     use_albumentations: bool
     shortest_edge: int | None
     crop_fraction: float | None
-    target_size: tuple[int, int] | None
-    crop_size: tuple[int, int] | None
+    target_size: Size | None
+    crop_size: Size | None
     letter_box: bool = False
     in_threads: ClassVar[bool] = True
 
@@ -95,22 +96,32 @@ class ImageTransform:
         scaled = [scale_shorter_side(crop_part(first(frame, edge), fraction, draw), edge) for frame in frames]
         return as_one(scaled if draw is None else [augment_frame(frame, draw) for frame in scaled])
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
+    def size_of(self, height: int, width: int) -> Size:
         """(height, width) of the result for frames of this size."""
         if self.letter_box:
             height = width = max(height, width)
+        scaled, _, cropped = self.plan(height, width)
         if not self.use_albumentations:
-            assert self.target_size is not None
-            return self.target_size
-        assert self.shortest_edge is not None and self.crop_fraction is not None
-        height, width = _scaled_size(height, width, self.shortest_edge)
-        cropped = int(height * self.crop_fraction), int(width * self.crop_fraction)
+            return scaled
+        assert self.shortest_edge is not None
         return _scaled_size(*cropped, self.shortest_edge)
+
+    def plan(self, height: int, width: int) -> tuple[Size, Size, Size]:
+        """Of frames of this size, letter-boxed where there is one: the size after the first scaling, and corner and
+        size of the crop, each (rows, columns)."""
+        if self.use_albumentations:
+            assert self.shortest_edge is not None and self.crop_fraction is not None
+            scaled = _scaled_size(height, width, self.shortest_edge)
+            rows, columns = int(scaled[0] * self.crop_fraction), int(scaled[1] * self.crop_fraction)
+            return scaled, ((scaled[0] - rows) // 2, (scaled[1] - columns) // 2), (rows, columns)
+        assert self.target_size is not None and self.crop_size is not None
+        return self.target_size, middle_corner(self.target_size, self.crop_size), self.crop_size
 
     def _torchvision(self, frames: Frames, draw: Draw | None) -> Frames:
         assert self.target_size is not None and self.crop_size is not None
         rows, columns = self.crop_size
-        top, left = _torchvision_corner(self.target_size, self.crop_size, draw)
+        size, cropped_size = self.target_size, self.crop_size
+        top, left = middle_corner(size, cropped_size) if draw is None else corner(size, cropped_size, draw)
         resized = resize_antialiased(as_tensor(frames), self.target_size, "bilinear")
         cropped = resized[:, top : top + rows, left : left + columns]
         scaled = resize_antialiased(cropped, self.target_size, "bilinear")
@@ -119,14 +130,12 @@ class ImageTransform:
         return scaled.contiguous().numpy()
 
 
-def _torchvision_corner(size: tuple[int, int], cropped: tuple[int, int], draw: Draw | None) -> tuple[int, int]:
+def middle_corner(size: Size, cropped: Size) -> Size:
     """Upper left pixel (row, column) of the crop; torchvision rounds (halves to even), albumentations rounds down."""
-    if draw is not None:
-        return corner(size, cropped, draw)
     return round((size[0] - cropped[0]) / 2), round((size[1] - cropped[1]) / 2)
 
 
-def _size(value: Any, where: str) -> tuple[int, int] | None:
+def _size(value: Any, where: str) -> Size | None:
     if value is None:
         return None
     if not isinstance(value, (list, tuple)) or len(value) != 2 or any(type(v) is not int or v < 1 for v in value):
@@ -170,13 +179,13 @@ def scale_letter_boxed(frame: Frames, edge: int) -> Frames:
     return letter_box(_scale_by_area(frame, inner)[None])[0]
 
 
-def _scaled_size(height: int, width: int, edge: int) -> tuple[int, int]:
+def _scaled_size(height: int, width: int, edge: int) -> Size:
     scale = edge / min(height, width)
     return round(height * scale), round(width * scale)
 
 
 @lru_cache(maxsize=64)
-def _without_bars(height: int, width: int, edge: int) -> tuple[int, int] | None:
+def _without_bars(height: int, width: int, edge: int) -> Size | None:
     """(height, width) of the picture within its scaled letter box, where every pixel comes out as if bars were there.
 
     That is so where bars end between pixels of the result, and OpenCV's scale (1 / (new / old)) is exact, so that
@@ -191,7 +200,7 @@ def _without_bars(height: int, width: int, edge: int) -> tuple[int, int] | None:
     return inner if min(inner) > 0 and all(1 / (n / o) == scale for n, o in zip(inner, (height, width))) else None
 
 
-def _scale_by_area(frame: Frames, size: tuple[int, int]) -> Frames:
+def _scale_by_area(frame: Frames, size: Size) -> Frames:
     """[H, W, 3] -> [height, width, 3] by cv2's INTER_AREA."""
     height, width = size
     if frame.shape[:2] == size:
@@ -213,7 +222,7 @@ def crop_part(frame: Frames, fraction: float, draw: Draw | None = None) -> Frame
     return frame[top : top + rows, left : left + columns]
 
 
-def resize_antialiased(images: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+def resize_antialiased(images: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
     """Antialiased resize of uint8 [N, H, W, 3] to (height, width), in integers as torchvision v2 does."""
     if tuple(images.shape[1:3]) == size:
         return images
@@ -245,8 +254,9 @@ class FloatTransform:
             ProcessorError: nothing is left by the crop.
         """
         height, width = frames.shape[1:3]
-        rows, columns = self._cropped(height, width)
-        top, left = _torchvision_corner((height, width), (rows, columns), draw)
+        rows, columns = self.cropped(height, width)
+        size, part = (height, width), (rows, columns)
+        top, left = middle_corner(size, part) if draw is None else corner(size, part, draw)
         planes = np.empty((len(frames), 3, rows, columns), dtype=np.uint8)  # torch resizes planes fastest
         for frame, target in zip(frames, planes, strict=True):
             cv2.split(frame[top : top + rows, left : left + columns], list(target))
@@ -261,16 +271,21 @@ class FloatTransform:
             resized = augment_planes(resized.contiguous(memory_format=torch.channels_last), draw)
         return resized.mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
+    def size_of(self, height: int, width: int) -> Size:
         """(height, width) of the result for frames of this size.
 
         Raises:
             ProcessorError: nothing is left by the crop.
         """
-        self._cropped(height, width)
+        self.cropped(height, width)
         return self.size, self.size
 
-    def _cropped(self, height: int, width: int) -> tuple[int, int]:
+    def cropped(self, height: int, width: int) -> Size:
+        """(rows, columns) that the crop keeps.
+
+        Raises:
+            ProcessorError: nothing is left.
+        """
         rows, columns = int(height * self.crop_fraction), int(width * self.crop_fraction)
         if rows < 1 or columns < 1:
             raise ProcessorError(

@@ -46,6 +46,8 @@ class Processor:
         modality: "video", "state", "action", "language" -> ModalityConfig.
         state_dims, action_dims: physical width per group, in model order.
         max_state_dim, max_action_dim, max_action_horizon: the network's padded sizes.
+        images: frames -> patches.
+        prompts: instruction -> token ids.
     """
 
     def __init__(
@@ -85,11 +87,11 @@ class Processor:
         self._check_capacity()
         excluded = "exclude_state" in files.generation.defaults and files.flag("exclude_state")
         self._exclude_state = excluded or self.modality["state"].exclude_state
-        self._images = image_encoder(files, self.modality["video"], layout, image_settings)
+        self.images = image_encoder(files, self.modality["video"], layout, image_settings)
         self._view_sizes: dict[str, tuple[int, int]] | None = None
         chat = files.generation.chat
         self._quoted = reference_prompt and chat.quoted
-        self.prompts = PromptEncoder(tokenizer, chat, self._images.layout.merge_size, files.flag("formalize_language"))
+        self.prompts = PromptEncoder(tokenizer, chat, self.images.layout.merge_size, files.flag("formalize_language"))
 
     @classmethod
     def from_checkpoint(
@@ -146,7 +148,7 @@ class Processor:
     @property
     def merge_size(self) -> int:
         """Patches per side of one image token."""
-        return self._images.layout.merge_size
+        return self.images.layout.merge_size
 
     @property
     def action_horizon(self) -> int:
@@ -193,7 +195,7 @@ class Processor:
                 in training (N1.5, whose files say it), or different sizes: of the views (N1.5), or of what the
                 transform leaves of them (all).
         """
-        self._images.grids(sizes)
+        self.images.grids(sizes)
         check_aspects(self._files, self.embodiment_tag, sizes)
         self._view_sizes = dict(sizes)
 
@@ -213,7 +215,7 @@ class Processor:
         ids, grids = self.prompt(text)
         count = len(ids)
         if count > max_tokens:
-            words = count - sum(t * h * w for t, h, w in grids) // self._images.layout.merge_size**2
+            words = count - sum(t * h * w for t, h, w in grids) // self.images.layout.merge_size**2
             raise ProcessorError(
                 "instruction",
                 f"a prompt of at most {max_tokens} tokens, all that the model takes",
@@ -232,7 +234,7 @@ class Processor:
         Raises:
             ProcessorError: an instruction without words.
         """
-        grids = self._images.grids(self._view_sizes)
+        grids = self.images.grids(self._view_sizes)
         return self.prompts.encode(text, grids, quoted=self._quoted), grids
 
     def encode(
@@ -264,23 +266,31 @@ class Processor:
             ProcessorError: a missing or unknown key, a wrong type or shape, NaN or infinity, a rotation that is none,
                 an empty instruction, or views of different sizes where one is needed.
         """
-        physical = checked_groups("state", state, self.state_dims, len(self.modality["state"].delta_indices))
+        physical = self._checked_state(state)
         sample: Sample = {"embodiment_id": np.asarray(self.embodiment_id, dtype=np.int64)}
         sample["state"], state_mask = self._state_rows(physical)
         if self._files.generation.bool_masks:
             sample["state_mask"] = state_mask
-        sample["pixel_values"], grids = self._images.encode(video, augment)
+        sample["pixel_values"], grids = self.images.encode(video, augment)
         sample["image_grid_thw"] = np.asarray(grids, dtype=np.int64)
         sample["input_ids"] = self.prompts.encode(instruction, grids, quoted=self._quoted and action is None)
         if action is not None:
             sample["action"], sample["action_mask"] = self._action_rows(action, physical)
         return sample
 
+    def encode_state(self, state: Groups) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The numbers of an observation alone: float32 [T, max_state_dim], and True where they are.
+
+        Raises:
+            ProcessorError: see `encode`.
+        """
+        return self._state_rows(self._checked_state(state))
+
     def collate(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Samples of `encode` -> one batch for the model.
 
-        Prompts are padded on the left. Note that padding changes the result a little: the
-        networks of N1.5 and N1.7 attend to it.
+        Prompts are padded on the left. Note that padding changes the result a little: the networks of N1.5 and N1.7
+        attend to it. The pictures of a single sample are not copied: the batch shares their memory with it.
 
         Returns:
             input_ids, attention_mask int64 [B, L]; pixel_values float32 [all patches, P] and image_grid_thw
@@ -305,8 +315,8 @@ class Processor:
         arrays = {
             "input_ids": ids,
             "attention_mask": mask,
-            "pixel_values": np.concatenate([sample["pixel_values"] for sample in samples]),
-            "image_grid_thw": np.concatenate([sample["image_grid_thw"] for sample in samples]),
+            "pixel_values": _joined([sample["pixel_values"] for sample in samples]),
+            "image_grid_thw": _joined([sample["image_grid_thw"] for sample in samples]),
         }
         stacked = [
             name for name in ("state", "state_mask", "embodiment_id", "action", "action_mask") if name in samples[0]
@@ -380,7 +390,7 @@ class Processor:
         """
         target = Path(directory).expanduser()
         self._files.write(target)
-        layout = self._images.layout
+        layout = self.images.layout
         if isinstance(layout, PatchLayout) and layout != PatchLayout():
             text = json.dumps(layout.to_dict(), indent=2)
             (target / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
@@ -409,6 +419,9 @@ class Processor:
             for key in self._groups.reference_keys()
         }
 
+    def _checked_state(self, state: Groups) -> dict[str, NDArray[np.float32]]:
+        return checked_groups("state", state, self.state_dims, len(self.modality["state"].delta_indices))
+
     def _state_rows(self, physical: Groups) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         steps = len(self.modality["state"].delta_indices)
         if self._exclude_state:
@@ -434,6 +447,10 @@ def _padded(values: NDArray[np.floating[Any]], shape: tuple[int, int]) -> tuple[
     rows[: values.shape[0], : values.shape[1]] = values
     mask[: values.shape[0], : values.shape[1]] = True
     return rows, mask
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _required(state: Any, key: str) -> Any:

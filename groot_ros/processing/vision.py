@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class ImageEncoder:
     """Transforms and cuts the frames of all views.
 
     Attributes:
+        transform: what makes frames of the size that the network was trained with.
         layout: the patch geometry.
     """
 
@@ -55,7 +56,7 @@ class ImageEncoder:
         one_size: bool,
         augmentation: Augmentation | None = None,
     ) -> None:
-        self._transform, self.layout, self._augmentation = transform, layout, augmentation or Augmentation()
+        self.transform, self.layout, self._augmentation = transform, layout, augmentation or Augmentation()
         self._keys, self._steps, self._one_size = video.modality_keys, len(video.delta_indices), one_size
         self._threads = Threads()
 
@@ -71,19 +72,49 @@ class ImageEncoder:
             ProcessorError: a missing or unknown view, a wrong type or shape, or sizes that differ: of the views (N1.5),
                 or of what is left of them after the transform (all).
         """
-        check_keys("video", video, self._keys)
-        frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
-        self._check_resolutions({key: value.shape[1:3] for key, value in frames.items()})
+        frames = self._checked(video)
         draw = None if augment is None else self._augmentation.draw(augment)
         grid = self._grid({key: value.shape[1:3] for key, value in frames.items()})
         views = list(frames.values())
-        patches = np.empty((self._steps, len(views), grid[1] * grid[2], self.layout.width), dtype=np.float32)
+        patches = self._patches(grid)
 
-        def cut(view: int) -> None:
-            self.layout.cut(self._transform(views[view], draw), patches[:, view])
+        def encode_view(number: int) -> None:
+            self.layout.cut(self.transform(views[number], draw), patches[:, number])
 
-        self._threads.each(cut, len(views), torch.get_num_threads() if self._transform.in_threads else 1)
+        self._each(encode_view)
         return patches.reshape(-1, self.layout.width), (grid,) * (self._steps * len(views))
+
+    def transformed(self, video: Mapping[str, Frames]) -> list[Frames]:
+        """The first half of `encode`: checks and transform; uint8 [T, h, w, 3] per view."""
+        views = list(self._checked(video).values())
+        found = list(views)
+
+        def transform(number: int) -> None:
+            found[number] = self.transform(views[number])
+
+        self._each(transform)
+        return found
+
+    def cut(self, views: Sequence[Frames]) -> tuple[Patches, tuple[Grid, ...]]:
+        """The second half of `encode`: patches of transformed views of one size."""
+        grid = self.layout.grid(*views[0].shape[1:3])
+        patches = self._patches(grid)
+        self._each(lambda number: self.layout.cut(views[number], patches[:, number]))
+        return patches.reshape(-1, self.layout.width), (grid,) * (self._steps * len(views))
+
+    def _checked(self, video: Mapping[str, Frames]) -> dict[str, Frames]:
+        check_keys("video", video, self._keys)
+        frames = {key: checked_frames(f"video '{key}'", video[key], self._steps) for key in self._keys}
+        self._check_resolutions({key: value.shape[1:3] for key, value in frames.items()})
+        return frames
+
+    def _patches(self, grid: Grid) -> Patches:
+        """Memory for the patches of all images: [T, views, rows * columns, width]."""
+        return np.empty((self._steps, len(self._keys), grid[1] * grid[2], self.layout.width), dtype=np.float32)
+
+    def _each(self, function: Callable[[int], None]) -> None:
+        """For the number of every view, in as many threads as torch may have."""
+        self._threads.each(function, len(self._keys), torch.get_num_threads() if self.transform.in_threads else 1)
 
     def grids(self, sizes: Mapping[str, tuple[int, int]] | None) -> tuple[Grid, ...]:
         """The grids that `encode` gives for views of these (height, width) sizes; None: square ones.
@@ -101,7 +132,7 @@ class ImageEncoder:
 
     def _grid(self, sizes: Mapping[str, tuple[int, ...]]) -> Grid:
         """The grid of every image, for views of these (height, width) sizes."""
-        shapes = {key: self._transform.size_of(*sizes[key]) for key in self._keys}
+        shapes = {key: self.transform.size_of(*sizes[key]) for key in self._keys}
         _check_equal(
             shapes,
             # NVIDIA's processors stack the views, so no network of theirs was trained on images of two sizes.

@@ -243,7 +243,7 @@ def test_the_processor_may_lie_in_a_subfolder(checkpoint: Path) -> None:
         (checkpoint / name).rename(inner / name)
     processor = Processor.from_checkpoint(checkpoint, TAG)  # the tokenizer is still in the root
     assert processor.embodiment_id == 10
-    assert processor._images.layout.min_pixels == 1024
+    assert processor.images.layout.min_pixels == 1024
 
 
 def test_a_saved_processor_loads_and_does_the_same(checkpoint: Path, tmp_path: Path) -> None:
