@@ -4,6 +4,7 @@ what it does where something fails."""
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +22,7 @@ from groot_ros.model.engine.dense import Dense, tensors_of
 from groot_ros.model.engine.graphs import CaptureError
 from groot_ros.model.engine.packed import PackedDense, can_pack
 from groot_ros.model.engine.program import Program
+from groot_ros.model.engine.static import StaticProgram
 from groot_ros.model.guidance import Guidance, cosine_weights
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -176,6 +178,25 @@ def test_engine_runs_no_python_of_the_program_when_recorded(generation, monkeypa
     monkeypatch.setattr(engine_module, "prompt_buffers", lambda *_: pytest.fail("the prompt was worked out again"))
     engine.sample(observation(model, seed=0) | {"state": torch.zeros_like(inputs["state"])}, noise)
     assert engine.report().mode == "graph"
+
+
+def test_engine_frees_a_graph_that_it_drops():
+    """At once: a GPU's memory does not wait for the garbage collector."""
+    model = network("n1d7")
+    engine, inputs = recorded(model), observation(model)
+    engine.sample(inputs, noise_for(model))
+    assert engine.wait(60)
+    (key,) = engine._slots.statuses()
+    program = engine._slots.get(key)
+    assert isinstance(program, StaticProgram)
+    alive = weakref.ref(program)
+    del program
+    gc.disable()
+    try:
+        engine.changed()
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -75,7 +75,8 @@ class StaticProgram:
         self._neutral, self._nothing = True, {name: buffer.to("cpu", copy=True) for name, buffer in continuing.items()}
         always = {"pixel_values": self._chunk.pixel_values, "state": self._chunk.state, "noise": self._chunk.noise}
         self._copy = PinnedCopy({**always, **continuing})
-        self._replay = recorder.record(lambda: run(self._prompt, self._chunk, views))
+        mine, buffers = self._prompt, self._chunk  # not by way of self, which the recording would then keep alive
+        self._replay = recorder.record(lambda: run(mine, buffers, views))
 
     def __call__(self, prompt: PromptBuffers, chunk: ChunkBuffers) -> Tensor:
         """Actions float32 [1,H,A]: the one output tensor, good until the next call.
