@@ -77,6 +77,8 @@ def test_measured_rungs_have_stages_times_memory_and_agreement(report) -> None:
         assert rung["plain"]["agreement"] is None and rung["plain"]["speedup"] == 1.0
         assert rung["engine"]["agreement"]["max_difference"] <= 1e-5
         assert rung["fp8_weights"]["agreement"]["cosine"] > 0.99
+        assert rung["fp8_weights"]["notes"][0].startswith("precision fp8_weights: ")
+        assert row["attention"] == "groot_ros_sdpa"
         assert rung["fp8_weights"]["agreement"]["max_difference"] > 1e-4
 
 
@@ -162,7 +164,14 @@ def test_a_graph_that_is_none_is_no_measurement() -> None:
     engined.sample(subject.encode(0), subject.noise)
     engined.ready()
     assert engined.fallback() == "it runs as eager"
-    assert Engined(subject, 2, EngineOptions(graphs=False)).fallback() is None
+    plain = Engined(subject, 2, EngineOptions(graphs=False))
+    assert plain.fallback() is None and plain.notes() == []
+
+
+def test_a_program_that_could_not_be_compiled_is_no_measurement() -> None:
+    engined = Engined(subject_of(), 2, EngineOptions(graphs=False, compile=True))
+    engined.notes().append("torch.compile: CppCompileError: no compiler; the engine runs uncompiled")
+    assert engined.fallback() == engined.notes()[0]
 
 
 def test_a_rung_that_breaks_is_listed_and_the_others_go_on(monkeypatch) -> None:

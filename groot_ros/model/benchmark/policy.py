@@ -196,6 +196,7 @@ def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, fl
             "prompt": subject.image_tokens + subject.text_tokens,
             "patches": sum(subject.patches),
         },
+        "attention": subject.model.backbone.visual.config._attn_implementation,
         "floors": _floors(subject, steps),
         "rungs": measured.rows(),
     }
@@ -237,6 +238,7 @@ class _Ladder:
             "peak": difference(self._memory.peak(), before),
             "reserved": self._memory.reserved(),
         }
+        row["notes"] = list(runners[0].notes())
         self._runners[rung.name] = runners[0]
         self._times[rung.name] = {name: [] for name in (*STAGES, "e2e", "e2e_cpu")}
 

@@ -46,6 +46,10 @@ class Runner(Protocol):
         """Why it does not work as it should, but slower; None: it does."""
         ...
 
+    def notes(self) -> list[str]:
+        """What it said about itself, a line each."""
+        ...
+
     def weight_bytes(self) -> int:
         """What it reads."""
         ...
@@ -95,6 +99,9 @@ class Plain:
     def fallback(self) -> str | None:
         return None
 
+    def notes(self) -> list[str]:
+        return []
+
     def weight_bytes(self) -> int:
         return weight_bytes(self._model)
 
@@ -124,7 +131,7 @@ class Engined:
         self._said: list[str] = []
         self._engine = Engine(subject.model, subject.processor.embodiment_id, self._options, log=self._said.append)
         if precision != "model":
-            quantize(self._engine.program, precision, scales)
+            self._said.append(str(quantize(self._engine.program, precision, scales)))
         self._parts: _Parts | None = None
 
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
@@ -154,11 +161,15 @@ class Engined:
 
     def fallback(self) -> str | None:
         report = self._engine.report()
-        if self._said:
-            return self._said[0]
+        uncompiled = [line for line in self._said if line.startswith("torch.compile")]
+        if self._options.compile and uncompiled:
+            return uncompiled[0]
         if self._options.graphs and report.mode != "graph":
             return report.reason or f"it runs as {report.mode}"
         return None
+
+    def notes(self) -> list[str]:
+        return self._said
 
     def weight_bytes(self) -> int:
         return self._engine.report().weight_bytes

@@ -82,6 +82,7 @@ def _policy_table(row: dict[str, Any]) -> Table:
             table.notes.append(f"{rung['name']}: not measured: {rung['reason']}")
         else:
             table.rows.append(_rung_cells(rung))
+            table.notes.extend(f"{rung['name']}: {note}" for note in rung["notes"])
     table.notes.extend(_floor_notes(row["floors"]))
     return table
 
