@@ -158,7 +158,46 @@ def benchmark_sampler(
         raise typer.Exit(1)
 
 
+def benchmark_preprocess(
+    generation: GenerationsOption = None,
+    cameras: Annotated[str, typer.Option(help="How many, separated by commas.")] = "1,2,3",
+    camera_size: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT (px), may be given again. Default: 640x480 and 256x256.")
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Of torch and the views, separated by commas.")] = "1,2",
+    device: Annotated[
+        list[str] | None, typer.Option(help="Also with the pixels made there: cpu, cuda, cuda:N; may be given again.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs.")] = 50,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before, not measured.")] = 5,
+    output: OutputOption = None,
+) -> None:
+    """The host's work before the network: camera pictures, instruction and state to the network's inputs.
+
+    Released sizes and settings; neither a network nor a checkpoint is needed.
+
+    Example: [bold]groot-ros benchmark preprocess --generation n1d7 --cameras 1,2 --threads 1 --output pre.json[/bold]
+    """
+    from groot_ros.closed_loop.model_benchmark import run_preprocess_benchmark
+    from groot_ros.model.benchmark.options import camera_size as parse_size
+    from groot_ros.model.benchmark.options import counts
+
+    with refusals():
+        run_preprocess_benchmark(
+            [choice.value for choice in generation or Generation],
+            counts(cameras),
+            [parse_size(text) for text in camera_size or ("640x480", "256x256")],
+            threads=counts(threads),
+            devices=device or [],
+            repeats=repeats,
+            warmup=warmup,
+            output=output,
+            console=console,
+        )
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``groot-ros benchmark``."""
     app.command("policy")(benchmark_policy)
     app.command("sampler")(benchmark_sampler)
+    app.command("preprocess")(benchmark_preprocess)

@@ -1,10 +1,11 @@
-"""``groot-ros benchmark policy|sampler``: the measurements of ``groot_ros.model.benchmark``, with a bar and tables."""
+"""``groot-ros benchmark policy|sampler|preprocess``: what runs on a bare machine too, here with a bar and tables."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from rich.table import Table as RichTable
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.untrained import metadata_modalities, statistics
-from groot_ros.model.benchmark.host import host_line
+from groot_ros.model.benchmark.host import describe_host, host_line
+from groot_ros.model.benchmark.options import find_device
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.robots import Robot
 from groot_ros.model.benchmark.sampler import SamplerSettings, measure_sampler, too_slow
 from groot_ros.model.benchmark.tables import Table, policy_tables, sampler_tables
+from groot_ros.processing.benchmark import measure_preprocess, preprocess_table
 
 
 def run_policy_benchmark(settings: PolicySettings, output: Path | None, console: Console) -> None:
@@ -50,6 +53,39 @@ def run_sampler_benchmark(
     for line in slow:
         console.print(line, style="red", markup=False, soft_wrap=True)
     return not slow
+
+
+def run_preprocess_benchmark(
+    generations: Sequence[str],
+    cameras: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    threads: Sequence[int],
+    devices: Sequence[str],
+    repeats: int,
+    warmup: int,
+    output: Path | None,
+    console: Console,
+) -> None:
+    """As ``run_policy_benchmark``, for ``measure_preprocess``.
+
+    Raises:
+        ValueError: see ``measure_preprocess``.
+        OSError: ``output`` cannot be written.
+    """
+    with _bar(console) as tell:
+        rows = measure_preprocess(
+            generations, cameras, sizes, repeats, threads=threads, devices=devices, warmup=warmup, tell=tell
+        )
+    host = describe_host(next(map(find_device, devices), find_device("cpu")))
+    report = {
+        "benchmark": "preprocess",
+        "format": 1,
+        "host": host,
+        "settings": {"repeats": repeats, "warmup": warmup},
+        "results": [asdict(row) for row in rows],
+    }
+    hand_out(report, [preprocess_table(rows)], output)
 
 
 def robots_of(embodiment_name: str, generations: Sequence[str]) -> dict[str, Robot]:

@@ -21,7 +21,7 @@ from groot_ros.embodiment.load import load_embodiment
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = [
     *("benchmark node", "benchmark load", "benchmark control", "benchmark continuity"),
-    *("benchmark recorder", "benchmark recorder-hour", "benchmark policy", "benchmark sampler"),
+    *("benchmark recorder", "benchmark recorder-hour", "benchmark policy", "benchmark sampler", "benchmark preprocess"),
 ]
 LEARNING = ["open-loop", "evaluate", "precision"]
 COMMANDS = ["demo", "make-checkpoint", "sim", "policy", "record", "replay", "embodiments", *LEARNING, *BENCHMARKS]

@@ -1,4 +1,4 @@
-"""`groot-ros benchmark policy|sampler`: options reach the measurement, reports come out, refusals are named."""
+"""`groot-ros benchmark policy|sampler|preprocess`: options arrive, reports come out, refusals are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("command", ["policy", "sampler"])
+@pytest.mark.parametrize("command", ["policy", "sampler", "preprocess"])
 def test_help_shows_an_example(command: str) -> None:
     code, output = run(command, "--help")
     assert code == 0 and f"groot-ros benchmark {command}" in " ".join(output.split())
@@ -56,7 +56,32 @@ def test_a_sampler_is_measured_and_judged(tmp_path: Path, least: str, expected: 
     assert json.loads(report.read_text())["results"][0]["tokens"] == {"image": 162, "text": 31}
 
 
+def test_the_host_side_is_measured(tmp_path: Path) -> None:
+    report = tmp_path / "preprocess.json"
+    words = [
+        "preprocess",
+        "-g",
+        "n1d6",
+        "--cameras",
+        "2",
+        "--camera-size",
+        "64x48",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    code, output = run(*words, "--repeats", "1", "--warmup", "0", "--output", str(report))
+    assert code == 0, output
+    assert "n1d6, 2 x 64x48, 1 thread" in output and "no GPU used" in output
+    document = json.loads(report.read_text())
+    assert (document["benchmark"], document["format"]) == ("preprocess", 1)
+    assert [row["path"] for row in document["results"]] == ["cpu", "device"]
+
+
 REFUSALS = {
+    "no number of threads": (["preprocess", "--threads", "many"], "separated by commas"),
+    "no device for the pixels": (["preprocess", "--device", "cuda:99"], "cuda:99"),
     "no such device": (["sampler", "--device", "cuda:99"], "cuda:99"),
     "no number of cameras": (["policy", "--size", "tiny", "--cameras", "two"], "separated by commas"),
     "no size": (["policy", "--size", "tiny", "--camera-size", "640"], "WIDTHxHEIGHT"),
