@@ -92,7 +92,7 @@ class Sampler:
         """
         if not self._choice.engine:
             return
-        with telling_what_memory_is_there(self._model.device):
+        with telling_what_memory_is_there(self._model.device), without_tf32():
             expected = self._plain(inputs, noise)
         engine = self._agreeing(inputs, noise, expected)
         if engine is None:
@@ -252,6 +252,19 @@ def telling_what_memory_is_there(device: torch.device) -> Iterator[None]:
         said(error)  # what it holds is no need
         there = memory.device_memory(device) if device.type == "cuda" else None
         raise memory.DeviceMemoryError(memory.out_of_memory_message(error, there)) from error
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions in float32 as they are meant: torch rounds their inputs to TF32 on a GPU unless told otherwise."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def free_unused(device: torch.device) -> None:

@@ -22,6 +22,7 @@ from groot_ros.embodiment.vocabulary import GENERATIONS
 from groot_ros.model.engine import memory
 from groot_ros.model.engine.engine import Engine, EngineOptions
 from groot_ros.model.engine.graphs import CaptureError
+from groot_ros.model.groot import GrootModel
 from groot_ros.observation.types import Observation
 from groot_ros.policy import local, sampler
 from groot_ros.policy.base import Chunk, Prefix, TwoStepPolicy
@@ -139,6 +140,20 @@ def test_the_engine_says_what_the_model_says(checkpoints: Checkpoints, generatio
 def test_bfloat16_is_compared_by_its_cosine(checkpoints: Checkpoints) -> None:
     engine = facts(checkpoints.policy(dtype="bfloat16"))
     assert engine.mode == "eager" and engine.agreement.endswith("(expected at least 0.999)")
+
+
+def test_the_comparison_is_with_float32_not_tf32(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded: list[bool] = []
+    sample = GrootModel.sample
+
+    def watched(*arguments: Any, **named: Any) -> torch.Tensor:
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return sample(*arguments, **named)
+
+    monkeypatch.setattr(GrootModel, "sample", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    checkpoints.policy()
+    assert rounded == [False] and torch.backends.cudnn.allow_tf32
 
 
 def test_what_the_model_held_for_itself_is_freed_and_it_says_so(checkpoints: Checkpoints) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +95,36 @@ def test_what_is_remembered_is_bounded(byte_tokenizer: Any) -> None:
     for number in range(200):
         encoder.encode(f"pick {number}", (ONE_TOKEN,))
     assert len(encoder._cache) == 64
+
+
+def test_an_instruction_may_be_checked_while_another_is_encoded(byte_tokenizer: Any) -> None:
+    """Tokenizers refuse a second caller; an instruction is checked beside the thread that encodes."""
+    busy = threading.Lock()
+
+    class Alone:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(byte_tokenizer, name)
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            assert busy.acquire(blocking=False), "a second caller"
+            try:
+                os.sched_yield()
+                return byte_tokenizer(*arguments, **named)
+            finally:
+                busy.release()
+
+    encoder = PromptEncoder(Alone(), CHAT, 2, formalize_language=True)
+    texts = [f"pick up cube {number}" for number in range(100)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda text: encoder.encode(text, ((1, 4, 4),)), texts * 2))
+    for text, ids in zip(texts * 2, found, strict=True):
+        np.testing.assert_array_equal(ids, encoder.encode(text, ((1, 4, 4),)))
+
+
+def test_an_encoder_can_be_copied_and_pickled(byte_tokenizer: Any) -> None:
+    encoder = PromptEncoder(byte_tokenizer, CHAT, 2, formalize_language=True)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(encoder)))
+    np.testing.assert_array_equal(*(one.encode("pick up", ((1, 4, 4),)) for one in (encoder, copied)))
 
 
 @pytest.mark.parametrize(
