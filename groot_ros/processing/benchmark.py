@@ -49,8 +49,8 @@ class PreprocessRow:
         threads: of torch, and with them of the views.
         patches: rows of pixel_values.
         stages_ms: stage -> runs, mean, p50, p95, p99, min, max of the wall time. cpu: transform, patches, prompt (as
-            later ones: from the cache), state, collate; device: upload (raw frames into one piece, and over), pixels,
-            prompt, state. `total` is all of it as one call, measured by itself.
+            later ones: from the cache), state, collate; device: upload (raw frames into one piece, and over) and
+            pixels in place of the first two. `total` is all of it as one call, measured by itself.
         cpu_ms: the same numbers for the processor time of `total`, of all threads.
     """
 
@@ -227,50 +227,45 @@ class _DevicePath:
 
         from groot_ros.processing.device_images import DeviceImages
 
-        self._processor = processor
+        self._processor, self._watch = processor, watch
         self._module = DeviceImages(processor.images, size).to(device)
-        keys = processor.modality["video"].modality_keys
-        steps = len(processor.modality["video"].delta_indices)
-        self._grids = processor.images.grids(dict.fromkeys(keys, size))
-        shape = (steps * len(keys), *size, 3)
+        video = processor.modality["video"]
+        self._grids = processor.images.grids(dict.fromkeys(video.modality_keys, size))
+        shape = (len(self._grids), *size, 3)
         self._host = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._raw = self._host.numpy()
         self._frames = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._watch = watch
 
-    def whole(self, scene: Scene) -> torch.Tensor:
-        self._upload(scene)
-        pixels: torch.Tensor = self._module(self._frames)
-        _words_and_numbers(self._processor, scene, self._grids, None)  # while the device is at work
+    def whole(self, scene: Scene) -> dict[str, torch.Tensor]:
+        sample = self._processor.encode(scene.video, scene.state, scene.instruction, raw=self._raw)
+        self._frames.copy_(self._host, non_blocking=True)
+        batch = {"pixel_values": self._module(self._frames), **self._processor.collate([sample])}
         self._watch.wait()
-        return pixels
+        return batch
 
     def stages(self, scene: Scene, watch: Stopwatch) -> dict[str, float]:
-        _, uploaded = watch.wall(lambda: self._upload(scene))
+        images = self._processor.images
+
+        def upload() -> None:
+            images.stack(scene.video, self._raw)
+            self._frames.copy_(self._host, non_blocking=True)
+
+        _, uploaded = watch.wall(upload)
         _, made = watch.wall(lambda: self._module(self._frames))
+        sample = self._processor.encode(scene.video, scene.state, scene.instruction, raw=self._raw)
         return {
             "upload": uploaded,
             "pixels": made,
             **_words_and_numbers(self._processor, scene, self._grids, watch),
+            "collate": watch.wall(lambda: self._processor.collate([sample]))[1],
         }
 
-    def _upload(self, scene: Scene) -> None:
-        target = self._host.numpy()
-        views = list(scene.video.values())
-        for number, view in enumerate(views):
-            target[number :: len(views)] = view
-        self._frames.copy_(self._host, non_blocking=True)
 
-
-def _words_and_numbers(processor: Processor, scene: Scene, grids: Any, watch: Stopwatch | None) -> dict[str, float]:
-    calls: dict[str, Callable[[], object]] = {
-        "prompt": lambda: processor.prompts.encode(scene.instruction, grids),
-        "state": lambda: processor.encode_state(scene.state),
+def _words_and_numbers(processor: Processor, scene: Scene, grids: Any, watch: Stopwatch) -> dict[str, float]:
+    return {
+        "prompt": watch.wall(lambda: processor.prompts.encode(scene.instruction, grids))[1],
+        "state": watch.wall(lambda: processor.encode_state(scene.state))[1],
     }
-    if watch is None:
-        for call in calls.values():
-            call()
-        return {}
-    return {name: watch.wall(call)[1] for name, call in calls.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Raw camera frames -> pixel_values on the device that they are on: what a checkpoint's transform and patches do.
 
-Off by default: `Processor.encode` works on the CPU. For frames of one size it is one torch module without a wait for
-the host, so it can stand at the head of a CUDA graph, behind one copy of the raw bytes.
+Off by default: `Processor.encode` works on the CPU. With its argument `raw` it fills host memory (best: pinned) with
+the frames and leaves pixel_values to `DeviceImages`. For frames of one size that is one torch module without a wait for
+the host: it can stand at the head of a CUDA graph, behind one copy of the raw bytes.
 
 Against `Processor.encode` of the same observation, measured on a CPU (x86 with AVX2, torch 2.13, OpenCV 4.14, Pillow
 13.0), with noise, smooth and flat pictures, all three generations, 480x640, 256x256, 240x320, 360x640, 720x1280 and

@@ -244,6 +244,8 @@ class Processor:
         instruction: str,
         action: Groups | None = None,
         augment: np.random.Generator | None = None,
+        *,
+        raw: Frames | None = None,
     ) -> Sample:
         """One observation -> one sample.
 
@@ -254,6 +256,8 @@ class Processor:
             action: for training, group -> float32 [H, D], physical and absolute, H = len(delta_indices) of action.
             augment: for training, crops, turns and colours the frames (`groot_ros.processing.augmentation`): one draw
                 from it for all views and steps; None: the transform of evaluation.
+            raw: uint8 [images, H, W, 3], filled with the frames as they are, in the order of the images, for
+                `groot_ros.processing.device_images`; the sample has no pixel_values then.
 
         Returns:
             numpy arrays: input_ids int64 [L]; pixel_values float32 [patches, P]; image_grid_thw int64 [images, 3],
@@ -271,7 +275,10 @@ class Processor:
         sample["state"], state_mask = self._state_rows(physical)
         if self._files.generation.bool_masks:
             sample["state_mask"] = state_mask
-        sample["pixel_values"], grids = self.images.encode(video, augment)
+        if raw is None:
+            sample["pixel_values"], grids = self.images.encode(video, augment)
+        else:
+            grids = self.images.stack(video, raw)
         sample["image_grid_thw"] = np.asarray(grids, dtype=np.int64)
         sample["input_ids"] = self.prompts.encode(instruction, grids, quoted=self._quoted and action is None)
         if action is not None:
@@ -295,7 +302,8 @@ class Processor:
         Returns:
             input_ids, attention_mask int64 [B, L]; pixel_values float32 [all patches, P] and image_grid_thw
             int64 [all images, 3], sample after sample; state float32 [B, T, S]; embodiment_id int64 [B];
-            action, action_mask [B, H, A] if the samples have them; N1.5: state_mask bool [B, T, S].
+            action, action_mask [B, H, A]; N1.5: state_mask bool [B, T, S]. pixel_values, action and action_mask if the
+            samples have them.
 
         Raises:
             ProcessorError: no samples, or only some of them with an action.
@@ -315,9 +323,10 @@ class Processor:
         arrays = {
             "input_ids": ids,
             "attention_mask": mask,
-            "pixel_values": _joined([sample["pixel_values"] for sample in samples]),
             "image_grid_thw": _joined([sample["image_grid_thw"] for sample in samples]),
         }
+        if "pixel_values" in samples[0]:
+            arrays["pixel_values"] = _joined([sample["pixel_values"] for sample in samples])
         stacked = [
             name for name in ("state", "state_mask", "embodiment_id", "action", "action_mask") if name in samples[0]
         ]

@@ -84,6 +84,27 @@ class ImageEncoder:
         self._each(encode_view)
         return patches.reshape(-1, self.layout.width), (grid,) * (self._steps * len(views))
 
+    def stack(self, video: Mapping[str, Frames], out: Frames) -> tuple[Grid, ...]:
+        """Raw frames in the order of the images, for `groot_ros.processing.device_images`.
+
+        Args:
+            out: uint8 [T * views, H, W, 3], which is filled.
+
+        Returns:
+            One grid per image.
+
+        Raises:
+            ProcessorError: see `encode`, or views that are not of the size of `out`.
+        """
+        frames = self._checked(video)
+        grids = self.grids({key: value.shape[1:3] for key, value in frames.items()})
+        for number, (key, value) in enumerate(frames.items()):
+            if (len(grids), *value.shape[1:]) != out.shape:
+                room = f"frames for which there is room, uint8 {list(out.shape)} for all views"
+                raise ProcessorError(f"video '{key}'", room, f"{self._steps} of {value.shape[1]}x{value.shape[2]}")
+            out[number :: len(frames)] = value
+        return grids
+
     def transformed(self, video: Mapping[str, Frames]) -> list[Frames]:
         """The first half of `encode`: checks and transform; uint8 [T, h, w, 3] per view."""
         views = list(self._checked(video).values())

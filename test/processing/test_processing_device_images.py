@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from groot_ros.model.benchmark.robots import plain_robot, random_processor, random_scenes
 from groot_ros.processing.device_images import DeviceImages
 from groot_ros.processing.errors import ProcessorError
 from groot_ros.processing.images import FloatTransform, ImageTransform
@@ -106,6 +107,27 @@ def test_one_type_of_result_and_all_weights_move() -> None:
     assert not plain.state_dict()
     assert all(buffer.device.type == "meta" for buffer in plain.to("meta").buffers())
     assert plain(frame.to("meta")).shape == (16, 588)  # nothing of it needs a value on the host
+
+
+@pytest.mark.parametrize("generation", ["n1d5", "n1d6", "n1d7"])
+def test_a_processor_can_leave_the_pictures_to_it(generation: str) -> None:
+    size = (48, 64)
+    robot = plain_robot(generation, 2, size)
+    processor, _ = random_processor(robot, generation, "tiny")
+    scene = random_scenes(processor, robot.views, "pick up the cube", 1, 0)[0]
+    plain = processor.collate([processor.encode(scene.video, scene.state, scene.instruction)])
+    raw = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    sample = processor.encode(scene.video, scene.state, scene.instruction, raw=raw.numpy())
+    batch = {"pixel_values": DeviceImages(processor.images, size)(raw), **processor.collate([sample])}
+    assert batch.keys() == plain.keys()
+    assert all(torch.equal(batch[name], plain[name]) for name in plain if name != "pixel_values")
+    levels, share = FLOATS if generation == "n1d5" else BYTES
+    differences = (batch["pixel_values"] - plain["pixel_values"]).abs()
+    assert differences.max() <= levels * LEVEL * (1 + 1e-6)
+    assert (differences > 0).float().mean() <= share
+    for shape in ((1, *size, 3), (2, 64, 48, 3)):
+        with pytest.raises(ProcessorError, match=r"camera_1.*frames for which there is room"):
+            processor.encode(scene.video, scene.state, scene.instruction, raw=np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize(
