@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from groot_ros.processing.errors import ProcessorError, describe, read_json_object
 from groot_ros.processing.images import Frames, as_one, as_tensor, resize_antialiased
@@ -202,6 +201,8 @@ class EagleLayout(Layout):
         rows, columns = self.target_size(*frames.shape[1:3])
         if frames.shape[1:3] == (rows, columns):
             return frames
+        from PIL import Image  # the one place; the others do without it
+
         pictures = [Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC) for frame in frames]
         return as_one([np.asarray(picture) for picture in pictures])
 
