@@ -34,6 +34,9 @@ class PolicyParameters:
         choices=PRECISIONS,
     )
     precision_file: str = parameter("", "Result of `groot-ros precision` for this checkpoint; empty: the user's cache")
+    pictures_on_device: bool = parameter(
+        False, "Resize and cut pictures on the GPU, if that gives what the host's libraries give; cameras of one size"
+    )
     keep_warm_s: float = parameter(
         1.0,
         "Run the model without effect after this time without a request, so that a GPU keeps its clocks up; 0: never",

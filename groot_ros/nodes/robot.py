@@ -156,6 +156,7 @@ def make_policy(
             "precision": parameters.precision,
             "precision_file": parameters.precision_file or None,
             "keep_warm_s": parameters.keep_warm_s,
+            "pictures_on_device": parameters.pictures_on_device,
         },
         started=started,
     )

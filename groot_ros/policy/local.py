@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from groot_ros.observation.types import Observation
 from groot_ros.policy.agreement import check_processor_and_network
 from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.news import EngineFacts, News, Notices
+from groot_ros.policy.pictures import DevicePictures
 from groot_ros.policy.prefix import guidance_of, native_options, restore
 from groot_ros.policy.sampler import Choice, Sampler, telling_what_memory_is_there
 
@@ -46,7 +48,7 @@ class Encoded:
     """What the model needs of an observation, on the host.
 
     Attributes:
-        inputs: for ``GrootModel.sample``, a batch of one.
+        inputs: for ``GrootModel.sample``, a batch of one; raw frames where pictures are transformed on the device.
         seconds: it took.
     """
 
@@ -74,6 +76,7 @@ class LocalPolicy:
         precision: of the engine's large products: ``model``, ``fp8_weights`` or ``fp8``.
         precision_file: the measurement that allows another than ``model``; None: the user's cache.
         keep_warm_s: see ``child.Coolable``; 0 on a CPU, whatever is given.
+        pictures_on_device: transform them there if that gives what the host's libraries give; see ``DevicePictures``.
 
     Raises:
         CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
@@ -102,6 +105,7 @@ class LocalPolicy:
         precision: str = "model",
         precision_file: str | Path | None = None,
         keep_warm_s: float = 0.0,
+        pictures_on_device: bool = False,
     ) -> None:
         from groot_ros.model.checkpoint import load_config, load_model, resolve_checkpoint
 
@@ -120,7 +124,8 @@ class LocalPolicy:
         check_training_ranges(embodiment, self.processor.state_limits, str(checkpoint))
         gate = _allowed(directory, embodiment, precision, num_steps, precision_file, engine)
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
-        self.processor.check_views({key: (camera.height, camera.width) for key, camera in cameras.items()})
+        sizes = {key: (camera.height, camera.width) for key, camera in cameras.items()}
+        self.processor.check_views(sizes)
         self._check_memory(directory)
         with self._notices.of_warnings(PACKAGE), telling_what_memory_is_there(self.device):
             self.model = load_model(
@@ -132,11 +137,12 @@ class LocalPolicy:
             )
         check_processor_and_network(self.processor, self.model, str(directory))
         self._max_prompt_tokens = self.model.max_prompt_tokens
+        self._pictures = self._device_pictures(sizes) if pictures_on_device else None
         choice = Choice(engine, graphs, compile, num_steps)
         self._sampler = Sampler(self.model, self.processor.embodiment_id, choice, self._notices)
         if embodiment.language.default is not None:
             self._check_default(embodiment.language.default)
-        self._sampler.start(self.encode(self.blank_observation()).inputs, self._noise(0), gate)
+        self._sampler.start(self._inputs(self.encode(self.blank_observation())), self._noise(0), gate)
         self.check_instruction(self._blank_text)
 
     @property
@@ -161,6 +167,8 @@ class LocalPolicy:
     def news(self) -> News:
         """Notices, and how chunks are computed where that has changed."""
         facts = self._sampler.facts()
+        if self._pictures is not None:
+            facts = replace(facts, pictures=f"{self.device}, {self._pictures.agreement}")
         changed, self._told = facts != self._told, facts
         return News(self._notices.take(), facts if changed else None)
 
@@ -200,8 +208,11 @@ class LocalPolicy:
             ProcessorError: an observation that the checkpoint's processor refuses.
         """
         begin = time.perf_counter()
-        sample = self.processor.encode(observation.video, observation.state, observation.instruction)
-        inputs = self.processor.collate([sample])
+        seen = observation.video, observation.state, observation.instruction
+        if self._pictures is not None:
+            inputs = self._pictures.encode(*seen)
+        else:
+            inputs = self.processor.collate([self.processor.encode(*seen)])
         return Encoded(observation, inputs, time.perf_counter() - begin)
 
     def act_encoded(self, encoded: Encoded, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
@@ -216,7 +227,7 @@ class LocalPolicy:
         begin = time.perf_counter()
         continuation = self._continuation(prefix, observation)
         continued = time.perf_counter()
-        normalized, usual = self._sampler.sample(encoded.inputs, self._noise(seed), **continuation)
+        normalized, usual = self._sampler.sample(self._inputs(encoded), self._noise(seed), **continuation)
         normalized = normalized.float().cpu()
         self._last = encoded
         sampled = time.perf_counter()
@@ -236,6 +247,16 @@ class LocalPolicy:
             frozen=0 if prefix is None else prefix.frozen,
             usual=usual,
         )
+
+    def _inputs(self, encoded: Encoded) -> dict[str, torch.Tensor]:
+        return encoded.inputs if self._pictures is None else self._pictures.finish(encoded.inputs)
+
+    def _device_pictures(self, sizes: Mapping[str, tuple[int, int]]) -> DevicePictures | None:
+        try:
+            return DevicePictures(self.processor, sizes, self.device)
+        except ValueError as error:
+            self._notices.add(f"pictures_on_device: {error}; they are transformed on the host instead")
+            return None
 
     def keep_warm(self) -> None:
         """Run once on what was seen last, or a blank observation; the chunk is thrown away."""

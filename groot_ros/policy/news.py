@@ -20,6 +20,7 @@ class EngineFacts:
         agreement: how far engine and plain model were apart on a blank observation, in words; empty: not compared.
         buckets: prompt length -> mode, and the reason where it is not the one asked for.
         memory: what the engine holds, in words.
+        pictures: where they are transformed, and how far from the host's way that is.
     """
 
     mode: str
@@ -28,6 +29,7 @@ class EngineFacts:
     agreement: str = ""
     buckets: tuple[tuple[str, str], ...] = ()
     memory: str = ""
+    pictures: str = "host"
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Name and value, for diagnostics."""
@@ -36,6 +38,7 @@ class EngineFacts:
         yield "precision", self.precision
         yield "engine against plain model", self.agreement
         yield "memory", self.memory
+        yield "pictures", self.pictures
         for length, mode in self.buckets:
             yield f"prompt of {length}", mode
 
