@@ -8,6 +8,7 @@ With a `Draw` they are the training transforms: the crop lies elsewhere, and tur
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ from groot_ros.processing.errors import ProcessorError, describe
 
 Frames = NDArray[np.uint8]
 Size = tuple[int, int]
+_kept = threading.local()
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,19 @@ def _scale_by_area(frame: Frames, size: Size) -> Frames:
         return frame
     if height <= frame.shape[0] and width <= frame.shape[1] and (frame.shape[0] % height or frame.shape[1] % width):
         # Not whole pixels: OpenCV sums in float32 whatever it is given, and takes floats faster than bytes.
-        scaled = cv2.resize(frame.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        scaled = cv2.resize(_as_floats(frame), (width, height), interpolation=cv2.INTER_AREA)
         return np.asarray(cv2.convertScaleAbs(scaled), dtype=np.uint8)
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _as_floats(frame: Frames) -> NDArray[np.float32]:
+    """The frame in memory of this thread, until the next call: new memory of that size costs more than the resizing."""
+    memory: NDArray[np.float32] | None = getattr(_kept, "memory", None)
+    if memory is None or memory.size < frame.size:
+        memory = _kept.memory = np.empty(frame.size, dtype=np.float32)
+    floats = memory[: frame.size].reshape(frame.shape)
+    np.copyto(floats, frame)
+    return floats
 
 
 def crop_part(frame: Frames, fraction: float, draw: Draw | None = None) -> Frames:
