@@ -380,6 +380,19 @@ def test_a_model_that_does_not_fit_says_what_helps(checkpoints: Checkpoints, mon
         checkpoints.policy()
 
 
+def test_weights_are_packed_for_a_cpu_only_where_there_is_room(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "available_bytes", lambda: 1000)
+    made = use(monkeypatch, lambda engine: None)
+    [notice] = checkpoints.policy().news().notices
+    assert notice.startswith("the engine does not pack the weights for the CPU: that needs 0.0 GB beside the model")
+    assert not made[-1].options.pack
+    assert checkpoints.policy(dtype="bfloat16").news().notices == ()
+    monkeypatch.undo()
+    assert sampler.available_bytes() > 0  # type: ignore[operator]
+
+
 def test_what_is_logged_while_loading_is_told(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why there is no GPU, and why flash-attn is not used."""
     load = importlib.import_module("groot_ros.model.checkpoint").load_model
