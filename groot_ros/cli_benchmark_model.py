@@ -85,6 +85,8 @@ def benchmark_policy(
     Example: [bold]groot-ros benchmark policy --generation n1d7 --cameras 1,2 --device cuda --output policy.json[/bold]
 
     Example: [bold]groot-ros benchmark policy --size tiny --device cpu --repeats 10[/bold]
+
+    Example: [bold]groot-ros benchmark policy -c ~/runs/pick --embodiment so101 --device cuda[/bold]
     """
     from groot_ros.closed_loop.model_benchmark import robots_of, run_policy_benchmark
     from groot_ros.model.benchmark.options import camera_size as parse_size
@@ -110,7 +112,7 @@ def benchmark_policy(
             checkpoint=checkpoint,
             tag=tag,
             tokenizer=tokenizer,
-            robots=None if embodiment is None else robots_of(embodiment, generations),
+            robots=None if embodiment is None else robots_of(embodiment, generations, checkpoint),
         )
         run_policy_benchmark(settings, output, console)
 

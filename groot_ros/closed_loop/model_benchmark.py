@@ -22,6 +22,7 @@ from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.robots import Robot
 from groot_ros.model.benchmark.sampler import SamplerSettings, measure_sampler, too_slow
 from groot_ros.model.benchmark.tables import Table, policy_tables, sampler_tables
+from groot_ros.policy.generation import checkpoint_generation
 from groot_ros.processing.benchmark import measure_preprocess, preprocess_table
 
 
@@ -88,12 +89,15 @@ def run_preprocess_benchmark(
     hand_out(report, [preprocess_table(rows)], output)
 
 
-def robots_of(embodiment_name: str, generations: Sequence[str]) -> dict[str, Robot]:
-    """What the YAML of a robot says, for each generation.
+def robots_of(embodiment_name: str, generations: Sequence[str], checkpoint: str | None) -> dict[str, Robot]:
+    """What the YAML of a robot says, for each generation, or for that of a checkpoint.
 
     Raises:
         EmbodimentError: the YAML is refused, or has not one of the generations.
+        CheckpointError, ConfigError: there is no such checkpoint.
     """
+    if checkpoint is not None:
+        generations = [checkpoint_generation(checkpoint)]
     return {generation: _robot(embodiment_name, generation) for generation in generations}
 
 

@@ -61,8 +61,9 @@ def test_an_example_names_what_there_is(where: str, line: str) -> None:
     named = values.get("embodiment") or (values.get("name") if command.name == "embodiments" else None)
     if named is None or str(named).endswith(".yaml"):  # a file of the reader's own
         return
-    generation = values.get("generation")
-    load_embodiment(named, getattr(generation, "value", generation))
+    found = values.get("generation")
+    for generation in found if isinstance(found, (list, tuple)) else [found]:
+        load_embodiment(named, getattr(generation, "value", generation))
 
 
 def test_there_are_examples_to_look_at() -> None:

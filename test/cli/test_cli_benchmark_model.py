@@ -39,7 +39,7 @@ def test_a_policy_is_measured_for_a_robot(tmp_path: Path) -> None:
 def test_a_checkpoint_is_measured_for_its_robot(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["make-checkpoint", str(tmp_path / "so"), "-e", "so101", "--generation", "n1d7"])
     assert result.exit_code == 0, result.output
-    words = ["policy", "-c", str(tmp_path / "so"), "-e", "so101", "-g", "n1d7", "--rung", "plain", "--device", "cpu"]
+    words = ["policy", "-c", str(tmp_path / "so"), "-e", "so101", "--rung", "plain", "--device", "cpu"]
     code, output = run(*words, "--repeats", "1", "--warmup", "0", "--threads", "1")
     assert code == 0, output
     assert "so, 2 cameras" in output

@@ -166,7 +166,7 @@ def _subject(
 def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, float], None]) -> dict[str, Any]:
     config = subject.model.config
     cameras = len(subject.processor.modality["video"].modality_keys)
-    title = f"{subject.source}, {cameras} cameras"
+    title = f"{subject.source}, {cameras} {'camera' if cameras == 1 else 'cameras'}"
     steps = settings.steps or config.num_inference_timesteps
     measured = _Ladder(settings, subject, steps)
     chosen = [rung for rung in RUNGS if rung.name == "plain" or rung.name in settings.rungs]
