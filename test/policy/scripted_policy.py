@@ -123,14 +123,24 @@ class Cooling(Scripted):
         keep_warm_s: see ``Coolable``.
         warm: what ``keep_warm`` does: ``raise``, ``exit``, or ``wait`` for a byte in ``gate``.
         bell, gate: FIFOs; ``bell`` gets a byte when ``keep_warm`` has begun.
+        notice: what it has to say at the start.
     """
 
-    def __init__(self, keep_warm_s: float, warm: str = "", bell: Path | None = None, gate: Path | None = None) -> None:
+    def __init__(
+        self,
+        keep_warm_s: float = 0.0,
+        warm: str = "",
+        bell: Path | None = None,
+        gate: Path | None = None,
+        notice: str = "",
+    ) -> None:
         super().__init__()
         self.keep_warm_s = keep_warm_s
         self._warm, self._warm_bell, self._gate = warm, bell, gate
         self._runs = 0
         self._notices = Notices()
+        if notice:
+            self._notices.add(notice)
 
     def keep_warm(self) -> None:
         self._runs += 1

@@ -122,3 +122,12 @@ def test_notices_come_with_the_answer_that_follows_them_also_with_an_error(bell:
         with listening(bell), pytest.raises(LookupError):
             policy.act(observation("raise KeyError"))
         assert policy.take_notices() == ["it was cold"]
+
+
+def test_what_the_start_had_to_say_is_told_once() -> None:
+    with running(notice="the plain model runs instead") as policy:
+        assert policy.facts.notices == ("the plain model runs instead",)
+        assert policy.facts.engine is not None and policy.facts.engine.mode == "graph"
+        assert policy.take_notices() == ["the plain model runs instead"]
+        policy.act(observation())
+        assert policy.take_notices() == []

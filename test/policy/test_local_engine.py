@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from groot_ros.policy import local, sampler
 from groot_ros.policy.base import Chunk, Prefix, TwoStepPolicy
 from groot_ros.policy.generation import embodiment_for
 from groot_ros.policy.local import LocalPolicy
-from groot_ros.policy.news import EngineFacts
+from groot_ros.policy.news import EngineFacts, Notices
 from groot_ros.policy.process import ProcessPolicy
 from groot_ros.policy.random_checkpoint import make_random_checkpoint
 from groot_ros.policy.sampler import Choice
@@ -378,6 +379,29 @@ def test_a_model_that_does_not_fit_says_what_helps(checkpoints: Checkpoints, mon
     monkeypatch.setattr("groot_ros.model.checkpoint.load_model", out_of_memory(1, lambda: None))
     with pytest.raises(memory.DeviceMemoryError, match=r"out of GPU memory, 2.00 GiB wanted; what helps: end other"):
         checkpoints.policy()
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        (2**20, r"N1.7 in bfloat16 needs 0.0 GiB of weights and .* Small GPU has 0.0 GiB free of 8.0 GiB: .+"),
+        (2**28, r"N1.7 in bfloat16 needs .*: it may run out of memory; .+"),
+        (2**33, ""),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_refused_before_loading_and_a_tight_one_is_told(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    monkeypatch.setattr(memory, "device_memory", lambda device: memory.DeviceMemory("Small GPU", free, 2**33))
+    policy = LocalPolicy.__new__(LocalPolicy)  # as far as it gets without the GPU
+    policy.device, policy.dtype, policy._notices = torch.device("cuda"), torch.bfloat16, Notices()
+    if free < 2**21:
+        with pytest.raises(memory.DeviceMemoryError, match=said):
+            policy._check_memory(checkpoints.path("n1d7"))
+        return
+    policy._check_memory(checkpoints.path("n1d7"))
+    notices = policy._notices.take()
+    assert len(notices) == bool(said) and all(re.match(said, notice) for notice in notices)
 
 
 def test_weights_are_packed_for_a_cpu_only_where_there_is_room(
