@@ -49,8 +49,5 @@ class Threads:
                 self._made = os.getpid(), threads, ThreadPoolExecutor(threads, thread_name_prefix="images")
             return self._made[2]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Threads], tuple[()]]:
+        return Threads, ()
