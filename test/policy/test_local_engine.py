@@ -241,6 +241,27 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_why(
     assert "operation not permitted when stream is capturing" in facts(policy).reason
 
 
+def test_what_had_no_room_beside_the_model_is_recorded_after_it_was_dropped(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(TapeRecorder):
+        tries = 0
+
+        def record(self, function: Callable[[], torch.Tensor]) -> Any:
+            Full.tries += 1
+            if Full.tries == 1:
+                raise CaptureError(f"{sampler.OUT_OF_MEMORY} while recording: {OUT_OF_MEMORY}")
+            return super().record(function)
+
+    monkeypatch.setattr(sampler, "make_engine", recorded(Full()))
+    policy = checkpoints.policy()
+    failed, after_all = policy.news().notices
+    assert f"no graph, out of GPU memory while recording: {OUT_OF_MEMORY}" in failed
+    assert after_all == "recorded after all, when what only the model reads had been dropped"
+    policy.act(policy.blank_observation())
+    assert (facts(policy).mode, facts(policy).reason, Full.tries) == ("graph", "", 2)
+
+
 def test_first_inferences_are_told_from_the_others(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a prompt of another length, and by a graph that has just been recorded."""
     monkeypatch.setattr(sampler, "make_engine", recorded(TapeRecorder()))
