@@ -24,6 +24,7 @@ class RungName(str, Enum):
     plain = "plain"
     engine = "engine"
     graph = "graph"
+    pictures = "pictures"
     compile = "compile"
     fp8_weights = "fp8_weights"
     fp8 = "fp8"

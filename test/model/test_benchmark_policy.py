@@ -21,7 +21,7 @@ from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.random_model import random_model
 from groot_ros.model.benchmark.robots import plain_robot, random_processor
-from groot_ros.model.benchmark.rungs import RUNGS, Engined, Plain, Rung
+from groot_ros.model.benchmark.rungs import RUNGS, Engined, Pictured, Plain, Rung, Unavailable
 from groot_ros.model.benchmark.subject import Subject, random_subject
 from groot_ros.model.benchmark.tables import policy_tables
 from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, spread
@@ -60,7 +60,7 @@ def test_what_does_not_apply_says_why(report) -> None:
     for row in report["results"]:
         reasons = {rung["name"]: rung["reason"] for rung in row["rungs"]}
         assert reasons["plain"] is reasons["engine"] is reasons["fp8_weights"] is None
-        for name in ("graph", "compile", "fp8"):
+        for name in ("graph", "pictures", "compile", "fp8"):
             assert "CUDA" in reasons[name] and "found device cpu" in reasons[name]
 
 
@@ -147,15 +147,24 @@ def test_halves_of_a_recorded_program_give_the_plain_actions(monkeypatch, genera
     monkeypatch.setattr(rungs, "CudaGraphs", Recorded)
     subject = subject_of(generation)
     plain = Plain(subject, 2)
-    engined = Engined(subject, 2, EngineOptions(graphs=True))
+    runners = Engined(subject, 2, EngineOptions()), Pictured(subject, 2, EngineOptions())
     watch = Stopwatch(CPU)
     for number in (0, 1, 0):
-        inputs = subject.encode(number)
-        wanted = plain.sample(inputs, subject.noise)
-        for runner in (plain, engined):
+        wanted = plain.sample(subject.encode(number), subject.noise)
+        for runner in (plain, *runners):
+            inputs = runner.encode(number)
+            assert float((runner.sample(inputs, subject.noise) - wanted).abs().max()) <= 1e-5
             found, seconds = runner.staged(inputs, subject.noise, watch)
             assert found.shape == wanted.shape and float((found - wanted).abs().max()) <= 1e-5
             assert set(seconds) == {"backbone", "head"}
+
+
+def test_pictures_of_several_sizes_are_not_processed_on_the_device() -> None:
+    subject = subject_of()
+    first, second = subject.scenes[0].video.values()
+    subject.scenes[0] = dataclasses.replace(subject.scenes[0], video={"camera_1": first, "camera_2": second[:, :40]})
+    with pytest.raises(Unavailable, match="one size"):
+        Pictured(subject, 2, EngineOptions(graphs=False))
 
 
 def test_a_graph_that_is_none_is_no_measurement() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 GENERATIONS = ("n1d5", "n1d6", "n1d7")
 SIZES = ("full", "tiny")
 DTYPES = ("auto", "float32", "bfloat16")
-RUNG_NAMES = ("plain", "engine", "graph", "compile", "fp8_weights", "fp8")
+RUNG_NAMES = ("plain", "engine", "graph", "pictures", "compile", "fp8_weights", "fp8")
 
 
 def policy_settings(*, generations: Sequence[str] | None, dtype: str, device: str, **more: Any) -> PolicySettings:

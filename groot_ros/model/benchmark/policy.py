@@ -289,13 +289,13 @@ class _Ladder:
         """Chunks per second while a thread prepares the next observation."""
         for name, runner in self._runners.items():
             with ThreadPoolExecutor(1) as pool:
-                ahead = pool.submit(self._subject.encode, 0)
+                ahead = pool.submit(runner.encode, 0)
                 ahead.result()
                 self._watch.wait()
                 begin = time.perf_counter()
                 for i in range(self._settings.repeats):
                     inputs = ahead.result()
-                    ahead = pool.submit(self._subject.encode, i + 1)
+                    ahead = pool.submit(runner.encode, i + 1)
                     self._subject.decode(runner.sample(inputs, self._subject.noise), i)
                 self._watch.wait()
                 seconds = time.perf_counter() - begin
@@ -321,11 +321,11 @@ class _Ladder:
 
     def _chunk(self, runner: Runner, number: int) -> Any:
         """Pictures to actions, as a policy does it."""
-        inputs = self._subject.encode(number)
+        inputs = runner.encode(number)
         return self._subject.decode(runner.sample(inputs, self._subject.noise), number)
 
     def _staged(self, runner: Runner, number: int) -> dict[str, float]:
-        inputs, data = self._watch.wall(lambda: self._subject.encode(number))
+        inputs, data = self._watch.wall(lambda: runner.encode(number))
         if not self._settings.stages:
             return {"data": data}
         actions, inner = runner.staged(inputs, self._subject.noise, self._watch)
@@ -335,7 +335,7 @@ class _Ladder:
     def _actions(self, runner: Runner) -> list[torch.Tensor]:
         """Normalised actions of every observation, on the CPU."""
         numbers = range(len(self._subject.scenes))
-        return [runner.sample(self._subject.encode(i), self._subject.noise).float().cpu() for i in numbers]
+        return [runner.sample(runner.encode(i), self._subject.noise).float().cpu() for i in numbers]
 
 
 def _floors(subject: Subject, steps: int) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from groot_ros.model.engine.head import ChunkBuffers
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
 from groot_ros.model.engine.vision import Views
 from groot_ros.model.groot import INFERENCE_INPUTS
+from groot_ros.processing.device_images import DeviceImages
 
 Inputs = dict[str, Tensor]
+_FRAMES = "frames"  # in place of pixel_values
 
 
 class Unavailable(RuntimeError):
@@ -29,6 +31,10 @@ class Unavailable(RuntimeError):
 
 class Runner(Protocol):
     """One way to compute chunks."""
+
+    def encode(self, number: int) -> Inputs:
+        """The host's work for an observation, before the network."""
+        ...
 
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
         """Normalised actions float32 [1,H,A]; `inputs` are on the host."""
@@ -74,6 +80,7 @@ class Plain:
 
     def __init__(self, subject: Subject, steps: int) -> None:
         self._model, self._steps = subject.model, steps
+        self.encode = subject.encode
 
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
         return self._model.sample(inputs, noise=noise, num_steps=self._steps)
@@ -134,18 +141,21 @@ class Engined:
             self._said.append(str(quantize(self._engine.program, precision, scales)))
         self._parts: _Parts | None = None
 
+    def encode(self, number: int) -> Inputs:
+        return self._subject.encode(number)
+
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
         return self._engine.sample(inputs, noise=noise)
 
     @torch.no_grad()
     def staged(self, inputs: Inputs, noise: Tensor, watch: Stopwatch) -> tuple[Tensor, dict[str, float]]:
         if self._parts is None:
-            self._parts = self._split(inputs)
+            self._parts = self._split(self._finished(inputs))
         parts = self._parts
 
         def see() -> Tensor:
             for buffer, values in (
-                (parts.chunk.pixel_values, inputs["pixel_values"]),
+                (parts.chunk.pixel_values, self._finished(inputs)["pixel_values"]),
                 (parts.chunk.state, inputs["state"]),
                 (parts.chunk.noise, noise),
             ):
@@ -177,6 +187,10 @@ class Engined:
     def close(self) -> None:
         self._parts = None
         self._engine.close()
+
+    def _finished(self, inputs: Inputs) -> Inputs:
+        """What the host's work left to the device."""
+        return inputs
 
     def _split(self, inputs: Inputs) -> _Parts:
         """Backbone and head apart, in the form in which the engine runs both together."""
@@ -217,6 +231,31 @@ class Engined:
         return _Parts(prompt, chunk, replayed, recorder.record(act))
 
 
+class Pictured(Engined):
+    """`Engine.sample` behind `DeviceImages`: raw frames go to the device, and all arithmetic on them is there."""
+
+    def __init__(self, subject: Subject, steps: int, options: EngineOptions) -> None:
+        super().__init__(subject, steps, options)
+        sizes = set(subject.sizes.values())
+        if len(sizes) != 1:
+            raise Unavailable(f"pictures of one size are needed, found {sorted(sizes)}")
+        [(width, height)] = sizes
+        self._device = subject.model.device
+        self._shape = (len(subject.patches), height, width, 3)
+        self._images = DeviceImages(subject.processor.images, (height, width)).to(self._device)
+
+    def encode(self, number: int) -> Inputs:
+        frames = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        return {**self._subject.encode(number, raw=frames.numpy()), _FRAMES: frames}
+
+    def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
+        return super().sample(self._finished(inputs), noise)
+
+    def _finished(self, inputs: Inputs) -> Inputs:
+        rest = {name: value for name, value in inputs.items() if name != _FRAMES}
+        return {**rest, "pixel_values": self._images(inputs[_FRAMES].to(self._device, non_blocking=True))}
+
+
 def _scales(subject: Subject, steps: int) -> Any:
     """Of activations, calibrated on the observations that are measured."""
     options = EngineOptions(num_steps=steps, graphs=False)
@@ -235,6 +274,8 @@ class _EngineRung:
     precision: str = "model"
     cuda: str | None = None
     """Why it needs CUDA; None: it runs anywhere, there without graphs and compilation."""
+    pictures: bool = False
+    """Processed on the device."""
 
     def __call__(self, subject: Subject, steps: int, device: torch.device) -> Runner:
         on_cuda = device.type == "cuda"
@@ -245,6 +286,8 @@ class _EngineRung:
             # Of one function torch keeps a few compiled forms only, and runs further ones uncompiled. What was
             # compiled for other rungs is in their graphs by now.
             torch.compiler.reset()
+        if self.pictures:
+            return Pictured(subject, steps, options)
         return Engined(subject, steps, options, self.precision)
 
 
@@ -252,6 +295,11 @@ RUNGS = (
     Rung("plain", "GrootModel.sample", lambda subject, steps, device: Plain(subject, steps)),
     Rung("engine", "exact rewrites, eager", _EngineRung(EngineOptions(graphs=False))),
     Rung("graph", "and CUDA graphs", _EngineRung(cuda="CUDA graphs need a CUDA device")),
+    Rung(
+        "pictures",
+        "as graph, pictures processed on the device",
+        _EngineRung(cuda="pictures go to a CUDA device", pictures=True),
+    ),
     Rung(
         "compile",
         "and torch.compile",

@@ -49,10 +49,10 @@ class Subject:
         """View -> (width, height) of its pictures."""
         return {key: (frames.shape[2], frames.shape[1]) for key, frames in self.scenes[0].video.items()}
 
-    def encode(self, number: int) -> dict[str, Tensor]:
-        """The host's work before the network: pictures and state to its inputs, on the CPU."""
+    def encode(self, number: int, raw: NDArray[np.uint8] | None = None) -> dict[str, Tensor]:
+        """The host's work before the network: pictures and state to its inputs, on the CPU; see `Processor.encode`."""
         scene = self._scene(number)
-        sample = self.processor.encode(scene.video, scene.state, scene.instruction)
+        sample = self.processor.encode(scene.video, scene.state, scene.instruction, raw=raw)
         return self.processor.collate([sample])
 
     def decode(self, actions: Tensor, number: int) -> dict[str, NDArray[np.float32]]:
