@@ -103,7 +103,7 @@ class Sampler:
         self.engine: Engine | None = None
         self._reason = self._agreement = ""
         self._precision = "model"
-        self._seen: set[tuple[int, str]] = set()  # lengths of prompts, and how they were run
+        self._modes: dict[int, str] = {}  # length of a prompt -> how the last inference with it was run
         self._facts: EngineFacts | None = None
         self._facts_of = -1  # how many notices there were
 
@@ -153,10 +153,10 @@ class Sampler:
         else:
             actions = self.engine.sample(inputs, noise=noise, **continuation)
             mode = _mode(self.engine)
-        run = (inputs["input_ids"].shape[1], mode)
-        usual = run in self._seen
+        length = inputs["input_ids"].shape[1]
+        usual = self._modes.get(length) == mode
         if not usual:
-            self._seen.add(run)
+            self._modes[length] = mode
             self._facts = None
         return actions, usual
 

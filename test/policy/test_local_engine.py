@@ -279,6 +279,9 @@ def test_first_inferences_are_told_from_the_others(checkpoints: Checkpoints, mon
     policy.engine.wait()
     assert [policy.act(long).usual for _ in range(2)] == [False, True]
     assert policy.act(short).usual
+    policy.engine.changed()  # forgotten, and recorded once more
+    assert [policy.act(long).usual, policy.engine.wait(), policy.act(long).usual] == [False, True, False]
+    assert policy.act(long).usual
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
