@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from scripted_policy import observation
@@ -102,6 +103,19 @@ def test_an_error_is_told_once_and_ends_keeping_warm_not_the_policy(bell: Path) 
         for _ in range(3):
             policy.act(observation())
         assert (policy.take_notices(), times(policy)) == ([], 1)
+
+
+def test_after_an_error_it_only_waits_for_requests() -> None:
+    """A channel on which nothing arrives twice, then something does."""
+    arrivals = [False, False, True]
+    channel = SimpleNamespace(arrived=lambda timeout_s: arrivals.pop(0))
+    policy = scripted_policy.Cooling(SOON_S, "raise")
+    idle = _Idle(policy)
+    idle.wait(channel)
+    idle.wait(channel)
+    assert arrivals == [False, True]  # not asked any more: receiving waits
+    assert policy.news().engine.buckets == (("48", "warmed 1 times"),)
+    assert len(idle.notices.take()) == 1
 
 
 @pytest.mark.parametrize("signalled", [False, True])
