@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import scripted_policy
 from scripted_policy import observation
 
 from groot_ros.policy.base import Chunk
+from groot_ros.policy.child import _Idle
 from groot_ros.policy.process import PolicyGone, ProcessPolicy
 
 WAIT_S = 30.0
