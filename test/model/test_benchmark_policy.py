@@ -82,6 +82,16 @@ def test_measured_rungs_have_stages_times_memory_and_agreement(report) -> None:
         assert rung["fp8_weights"]["agreement"]["max_difference"] > 1e-4
 
 
+def test_after_the_last_cameras_the_engine_alone_is_left(report) -> None:
+    for row in report["results"]:
+        released = row["released"]
+        if row["cameras"] == 1:
+            assert released is None
+        else:
+            assert released["rung"] == "engine" and released["freed"] > 0 and released["reserved"] is None
+            assert 0 < released["held"] <= released["peak"] + (1 << 20)
+
+
 def test_tokens_are_counted_and_the_text_is_as_long_as_asked_for(report) -> None:
     tokens = {(row["generation"], row["cameras"]): row["tokens"] for row in report["results"]}
     assert tokens["n1d6", 1]["text"] == 28 and tokens["n1d6", 2]["text"] == 31
@@ -112,6 +122,8 @@ def test_chosen_rungs_only_and_without_stages() -> None:
     assert [rung["name"] for rung in row["rungs"]] == ["plain", "engine"]
     assert all(set(rung["stages_ms"]) == {"data"} for rung in row["rungs"])
     assert all(len(line) == len(table.columns) for table in policy_tables({"results": [row]}) for line in table.rows)
+    plain = dataclasses.replace(settings, rungs=("plain",))
+    assert measure_policy(plain)["results"][0]["released"] is None
 
 
 def test_a_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:

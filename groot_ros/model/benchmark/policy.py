@@ -115,7 +115,7 @@ def _report(settings: PolicySettings, progress: Progress | None) -> dict[str, An
             def tell_row(text: str, share: float, start: int = start) -> None:
                 tell(text, share, start)
 
-            results.append(_measure(settings, subject, tell_row))
+            results.append(_measure(settings, subject, tell_row, last=count == cameras[-1]))
             del subject
             _free(settings.device)
         del model, processor
@@ -163,7 +163,10 @@ def _subject(
     return random_subject(source, model, processor, views, text, settings.seed)
 
 
-def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, float], None]) -> dict[str, Any]:
+def _measure(
+    settings: PolicySettings, subject: Subject, tell: Callable[[str, float], None], *, last: bool
+) -> dict[str, Any]:
+    """One entry of `results`; `last`: the network is not needed any more, so that its memory can be released."""
     config = subject.model.config
     cameras = len(subject.processor.modality["video"].modality_keys)
     title = f"{subject.source}, {cameras} {'camera' if cameras == 1 else 'cameras'}"
@@ -178,8 +181,7 @@ def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, fl
         measured.run(i)
     tell(f"{title}: host work beside the network", 0.9)
     measured.overlap()
-    measured.close()
-    return {
+    result = {
         "generation": config.generation,
         "source": subject.source,
         "cameras": cameras,
@@ -200,6 +202,9 @@ def _measure(settings: PolicySettings, subject: Subject, tell: Callable[[str, fl
         "floors": _floors(subject, steps),
         "rungs": measured.rows(),
     }
+    result["released"] = measured.released() if last else None
+    measured.close()
+    return result
 
 
 class _Ladder:
@@ -314,10 +319,32 @@ class _Ladder:
             }
         return list(self._rows.values())
 
+    def released(self) -> dict[str, Any] | None:
+        """What is held where only the engine is left, as on a robot. None: no engine was measured. The last call."""
+        name = next((name for name in ("graph", "engine") if name in self._runners), None)
+        if name is None:
+            return None
+        kept = self._runners.pop(name)
+        self.close()
+        self._runners = {name: kept}
+        freed = kept.release()
+        _free(self._settings.device)
+        self._memory.forget_peak()
+        self._chunk(kept, 0)
+        return {
+            "rung": name,
+            "of": self._memory.of,
+            "freed": freed,
+            "held": self._memory.held(),
+            "peak": self._memory.peak(),
+            "reserved": self._memory.reserved(),
+        }
+
     def close(self) -> None:
         """Gives back what the rungs hold."""
         for runner in self._runners.values():
             runner.close()
+        self._runners.clear()
 
     def _chunk(self, runner: Runner, number: int) -> Any:
         """Pictures to actions, as a policy does it."""

@@ -60,6 +60,10 @@ class Runner(Protocol):
         """What it reads."""
         ...
 
+    def release(self) -> int:
+        """Drops from the network what it does not read itself; bytes. Nothing else can run the network afterwards."""
+        ...
+
     def close(self) -> None:
         """Ends what is being made in the background."""
         ...
@@ -111,6 +115,9 @@ class Plain:
 
     def weight_bytes(self) -> int:
         return weight_bytes(self._model)
+
+    def release(self) -> int:
+        return 0
 
     def close(self) -> None:
         return None
@@ -183,6 +190,10 @@ class Engined:
 
     def weight_bytes(self) -> int:
         return self._engine.report().weight_bytes
+
+    def release(self) -> int:
+        self._parts = None
+        return self._engine.release()
 
     def close(self) -> None:
         self._parts = None

@@ -84,6 +84,12 @@ def _policy_table(row: dict[str, Any]) -> Table:
             table.rows.append(_rung_cells(rung))
             table.notes.extend(f"{rung['name']}: {note}" for note in rung["notes"])
     table.notes.extend(_floor_notes(row["floors"]))
+    released = row["released"]
+    if released is not None and released["held"] is not None:
+        table.notes.append(
+            f"{released['rung']} alone, all else released: {released['held'] / MIB:.0f} MiB of {released['of']} held, "
+            f"{released['peak'] / MIB:.0f} at most during a chunk"
+        )
     return table
 
 
