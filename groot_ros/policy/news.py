@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,25 @@ class News:
 
 
 class Notices:
-    """Sentences for the log, from any thread; one that was told before is not told again."""
+    """Sentences for the log, from any thread; one that was told before is not told again, whatever its numbers.
+
+    Attributes:
+        count: how often one was added.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._told: set[str] = set()
         self._waiting: list[str] = []
-
-    @property
-    def count(self) -> int:
-        """How many were told or wait."""
-        return len(self._told)
+        self.count = 0
 
     def add(self, text: str) -> None:
         """Tell ``text`` with the next :meth:`take`, unless it was added before."""
         with self._lock:
-            if text not in self._told:
-                self._told.add(text)
+            self.count += 1
+            kind = _NUMBER.sub("0", text)
+            if kind not in self._told:
+                self._told.add(kind)
                 self._waiting.append(text)
 
     @contextmanager
