@@ -222,6 +222,9 @@ class _Ladder:
         """Makes a rung, runs it for the first time and to warm up, and compares it with the plain network."""
         row: dict[str, Any] = {"name": rung.name, "what": rung.what, "reason": None}
         self._rows[rung.name] = row
+        row["reason"] = rung.unavailable(self._settings.device)
+        if row["reason"] is not None:
+            return
         _free(self._settings.device)
         self._memory.forget_peak()
         before = self._memory.held()

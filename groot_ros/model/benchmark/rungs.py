@@ -77,6 +77,12 @@ class Rung:
     what: str
     make: Callable[[Subject, int, torch.device], Runner]
     """Of a subject, for so many Euler steps. Raises: Unavailable, or what making it raises."""
+    cuda: str = ""
+    """Why it needs CUDA; empty: it runs anywhere, there without graphs and compilation."""
+
+    def unavailable(self, device: torch.device) -> str | None:
+        """Why it does not apply on a device; None: it may."""
+        return f"{self.cuda}, found device {device}" if self.cuda and device.type != "cuda" else None
 
 
 class Plain:
@@ -279,20 +285,15 @@ def _scales(subject: Subject, steps: int) -> Any:
 
 @dataclass(frozen=True)
 class _EngineRung:
-    """Makes an `Engined` where the device has what it needs."""
+    """Makes an `Engined`; elsewhere than on CUDA without graphs and compilation."""
 
     options: EngineOptions = field(default_factory=EngineOptions)
     precision: str = "model"
-    cuda: str | None = None
-    """Why it needs CUDA; None: it runs anywhere, there without graphs and compilation."""
     pictures: bool = False
     """Processed on the device."""
 
     def __call__(self, subject: Subject, steps: int, device: torch.device) -> Runner:
-        on_cuda = device.type == "cuda"
-        if self.cuda is not None and not on_cuda:
-            raise Unavailable(f"{self.cuda}, found device {device}")
-        options = self.options if on_cuda else EngineOptions(graphs=False)
+        options = self.options if device.type == "cuda" else EngineOptions(graphs=False)
         if options.compile:
             # Of one function torch keeps a few compiled forms only, and runs further ones uncompiled. What was
             # compiled for other rungs is in their graphs by now.
@@ -302,28 +303,32 @@ class _EngineRung:
         return Engined(subject, steps, options, self.precision)
 
 
+_COMPILED = EngineOptions(compile=True)
 RUNGS = (
     Rung("plain", "GrootModel.sample", lambda subject, steps, device: Plain(subject, steps)),
     Rung("engine", "exact rewrites, eager", _EngineRung(EngineOptions(graphs=False))),
-    Rung("graph", "and CUDA graphs", _EngineRung(cuda="CUDA graphs need a CUDA device")),
+    Rung("graph", "and CUDA graphs", _EngineRung(), "CUDA graphs need a CUDA device"),
     Rung(
         "pictures",
         "as graph, pictures processed on the device",
-        _EngineRung(cuda="pictures go to a CUDA device", pictures=True),
+        _EngineRung(pictures=True),
+        "pictures go to a CUDA device",
     ),
     Rung(
         "compile",
-        "and torch.compile",
-        _EngineRung(EngineOptions(compile=True), cuda="compiled for CUDA only, where launches cost"),
+        "as graph, and torch.compile",
+        _EngineRung(_COMPILED),
+        "compiled for CUDA only, where launches cost",
     ),
     Rung(
         "fp8_weights",
         "as compile (elsewhere as engine), weights of language model and DiT in fp8",
-        _EngineRung(EngineOptions(compile=True), "fp8_weights"),
+        _EngineRung(_COMPILED, "fp8_weights"),
     ),
     Rung(
         "fp8",
         "as compile, language model and DiT computed in fp8",
-        _EngineRung(EngineOptions(compile=True), "fp8", cuda="fp8 arithmetic needs a CUDA device from 8.9 on"),
+        _EngineRung(_COMPILED, "fp8"),
+        "fp8 arithmetic needs a CUDA device from 8.9 on",
     ),
 )
