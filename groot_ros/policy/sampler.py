@@ -152,7 +152,7 @@ class Sampler:
             actions, mode = self._plain_twice(inputs, noise, **continuation), "plain"
         else:
             actions = self.engine.sample(inputs, noise=noise, **continuation)
-            mode = _mode(self.engine)
+            mode = self.engine.mode
         length = inputs["input_ids"].shape[1]
         usual = self._modes.get(length) == mode
         if not usual:
@@ -220,15 +220,15 @@ class Sampler:
             return  # nothing is recorded here
         engine.wait()
         found = engine.sample(inputs, noise=noise)
-        if _mode(engine) != "graph" and OUT_OF_MEMORY in engine.report().reason:
+        if engine.mode != "graph" and OUT_OF_MEMORY in engine.report().reason:
             # It was tried when the engine was first run, with all of the model still there.
             engine.changed()
             engine.sample(inputs, noise=noise)
             engine.wait()
             found = engine.sample(inputs, noise=noise)
-            if _mode(engine) == "graph":
+            if engine.mode == "graph":
                 self._notices.add("recorded after all, when what only the model reads had been dropped")
-        if _mode(engine) != "graph":
+        if engine.mode != "graph":
             return
         graph, agrees = compared(found, expected, self._model.dtype)
         self._agreement = f"{self._agreement}; recorded: {graph}"
@@ -329,10 +329,6 @@ def compared(found: Tensor, expected: Tensor, dtype: Any) -> tuple[str, bool]:
         return f"largest difference {share:.2g} of the largest number (expected at most {AGREES:g})", share <= AGREES
     cosine = float(torch.nn.functional.cosine_similarity(found.flatten().double(), expected.flatten().double(), dim=0))
     return f"cosine {cosine:.6f} (expected at least {COSINE:g})", cosine >= COSINE
-
-
-def _mode(engine: Any) -> str:
-    return str(engine.mode if hasattr(engine, "mode") else engine._mode)
 
 
 def said(error: BaseException) -> str:

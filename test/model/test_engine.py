@@ -4,6 +4,7 @@ what it does where something fails."""
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -420,6 +421,9 @@ def test_engine_gives_up_graphs_when_out_of_memory():
     assert len(told) == 1 and "out of memory" in told[0] and "Tried to allocate 20.00 MiB" in told[0]
     assert engine.report().mode == "eager" and "out of memory" in engine.report().reason
     assert engine.report().lengths == {}
+    engine.changed()  # there may be room now
+    same(engine, plain, inputs)
+    assert engine.wait(60) and len(engine.report().lengths) == 1
 
 
 @pytest.mark.parametrize("where", [(Program, "__call__"), (engine_module, "prompt_buffers")])
@@ -447,16 +451,26 @@ def test_engine_says_what_to_do_when_out_of_memory_without_graphs(where, monkeyp
     same(engine, plain, inputs)  # and goes on where there is memory again
 
 
-def test_engine_goes_on_uncompiled(monkeypatch):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_engine_goes_on_uncompiled(graphs, monkeypatch):
+    """With graphs, the thread that records them finds out; no chunk waits for a compiler."""
+    threads = []
+
     def broken(*_: object) -> Tensor:
+        threads.append(threading.current_thread())
         raise TypeError("InductorError: no compiler\nis installed")
 
     model, plain, told = network("n1d6"), network("n1d6"), []
     monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    engine = Engine(model, EMBODIMENT, EngineOptions(compile=True), log=told.append)
-    same(engine, plain, observation(model))
-    same(engine, plain, observation(model, words=9))
+    options = EngineOptions(compile=True, pack=False)
+    engine = Engine(model, EMBODIMENT, options, recorder=TapeRecorder() if graphs else None, log=told.append)
+    for words in (6, 20):
+        for _ in range(2):
+            same(engine, plain, observation(model, words=words))
+            assert engine.wait(60)
     assert told == ["torch.compile: TypeError: InductorError: no compiler; the engine runs uncompiled"]
+    assert [thread is threading.main_thread() for thread in threads] == [not graphs]
+    assert engine.mode == ("graph" if graphs else "eager")
 
 
 def test_engine_program_can_be_compiled(monkeypatch):

@@ -18,11 +18,10 @@ from groot_ros.model.benchmark.floors import floor_s, gpu_of, head_operations, w
 from groot_ros.model.benchmark.host import describe_host
 from groot_ros.model.benchmark.random_model import head_config, parameter_count, random_head, weight_bytes
 from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, middle, spread, threads
-from groot_ros.model.engine.dense import Dense, tensors_of
-from groot_ros.model.engine.engine import ROWS
 from groot_ros.model.engine.head import ChunkBuffers, FrozenHead
-from groot_ros.model.engine.packed import can_pack, pack
+from groot_ros.model.engine.packed import can_pack, pack_products
 from groot_ros.model.engine.prompt import PromptBuffers
+from groot_ros.model.engine.release import bytes_held
 
 # Image tokens per camera, and text tokens without a camera; each adds some words around it (spec performance.md, B).
 IMAGE_TOKENS = {"n1d5": 256, "n1d6": 81, "n1d7": 64}
@@ -156,7 +155,7 @@ def _measure(settings: SamplerSettings, generation: str, cameras: int, tell: Pro
         "memory": {
             "of": memory.of,
             "plain_weights": weights,
-            "engine_weights": _bytes_of(frozen),
+            "engine_weights": bytes_held(frozen),
             "before": before,
             "with_plain_weights": difference(with_weights, before),
             "plain_peak": difference(plain_peak, before),
@@ -172,10 +171,7 @@ def _freeze(head: ActionHead, steps: int) -> FrozenHead:
     frozen = FrozenHead(head, EMBODIMENT, steps)
     weight = head.model.proj_out_2.weight
     if can_pack(weight.device, weight.dtype):
-        for _, holder, name in frozen.denses():
-            dense = getattr(holder, name)
-            if type(dense) is Dense:
-                setattr(holder, name, pack(dense, ROWS))
+        pack_products(frozen.denses())
     return frozen
 
 
@@ -261,15 +257,3 @@ def _floors(head: ActionHead, image: int, text: int, steps: int) -> dict[str, An
         if gpu is not None:
             found[name]["ms"] = 1e3 * floor_s(operations, gpu)
     return found | {"gpu": None if gpu is None else gpu.name}
-
-
-def _bytes_of(frozen: FrozenHead) -> int:
-    """Of the tensors of an engine's part; what several views show counts once."""
-    found = {}
-    for tensor in tensors_of(frozen):
-        if tensor.is_mkldnn:
-            found[id(tensor)] = tensor.numel() * tensor.element_size()
-        else:
-            storage = tensor.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())

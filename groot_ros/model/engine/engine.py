@@ -15,14 +15,14 @@ from torch import Tensor
 
 from groot_ros.model.action_head import RtcOptions
 from groot_ros.model.engine.cache import Slots
-from groot_ros.model.engine.dense import Dense, tensors_of
-from groot_ros.model.engine.graphs import CudaGraphs, Recorder, one_line
+from groot_ros.model.engine.graphs import CaptureError, CudaGraphs, Recorder, one_line
 from groot_ros.model.engine.head import ChunkBuffers
 from groot_ros.model.engine.inputs import Limits, check_observation, chunk_inputs
 from groot_ros.model.engine.memory import device_memory, is_out_of_memory, out_of_memory_message
-from groot_ros.model.engine.packed import can_pack, pack
+from groot_ros.model.engine.packed import can_pack, pack_products
 from groot_ros.model.engine.program import Program
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
+from groot_ros.model.engine.release import bytes_held, drop_unread
 from groot_ros.model.engine.staging import Fetch
 from groot_ros.model.engine.static import Run, StaticProgram
 from groot_ros.model.engine.vision import Views
@@ -35,8 +35,6 @@ TEXT_BUCKET = 16
 """On CUDA the text of a prompt is padded to a multiple of so many tokens, so that few lengths need a graph."""
 PROMPTS = 64
 """Prompts that are remembered."""
-ROWS = 48
-"""About as many rows as a chunk's products have."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,10 @@ class Engine:
 
     Raises:
         ValueError: no such embodiment, or no Euler step.
+
+    Attributes:
+        mode: how the last chunk was computed: `graph`, or `eager`.
+        reason: why it was eager; empty: it was not, or that is as it should be.
     """
 
     def __init__(
@@ -138,15 +140,14 @@ class Engine:
             recorder = CudaGraphs(self.device)
         self._recorder = recorder
         self._bucket = options.text_bucket or (TEXT_BUCKET if recorder is not None else 1)
-        self._lock = threading.Lock()  # of the prompts and the views, which two threads make
-        self._prompts: OrderedDict[tuple[bytes, tuple[Grid, ...]], PromptBuffers] = OrderedDict()
-        self._views: dict[tuple[Grid, ...], Views] = {}
+        self._lock = threading.Lock()  # of the texts, which two threads make
+        self._texts: OrderedDict[tuple[bytes, tuple[Grid, ...]], tuple[PromptBuffers, Views]] = OrderedDict()
         self._released = 0
         self._slots: Slots[Key, StaticProgram] | None = None
         if recorder is not None:
             self._slots = Slots(self._record, log=self._log, name="engine-recorder")
         self._examples: dict[Key, tuple[PromptBuffers, Views]] = {}
-        self._mode, self._reason = "eager", ""
+        self.mode, self.reason = "eager", ""
         self._no_graphs = ""
         """Why there will be none any more."""
         self._fetch = Fetch(torch.zeros(1, config.action_horizon, config.max_action_dim, device=self.device))
@@ -222,6 +223,7 @@ class Engine:
 
     def changed(self) -> None:
         """Forgets all graphs: products of the program were replaced. They are recorded again when they are needed."""
+        self._no_graphs = ""
         if self._slots is not None:
             self._slots.clear()
 
@@ -247,36 +249,38 @@ class Engine:
             self._slots.fail(key, f"its replay failed: {one_line(error)}")
             del program
             return self._eager(prompt, views, chunk, key)
-        self._mode, self._reason = "graph", ""
+        self.mode, self.reason = "graph", ""
         return actions
 
     def _eager(self, prompt: PromptBuffers, views: Views, chunk: ChunkBuffers, key: Key | None = None) -> Tensor:
         self._pack()
-        self._mode, self._reason = "eager", self._no_graphs
+        self.mode, self.reason = "eager", self._no_graphs
         if self._slots is not None and key is not None and (status := self._slots.status(key)) is not None:
-            self._reason = status.reason or self._no_graphs
+            self.reason = status.reason or self._no_graphs
         chunk = chunk.to(self.device, self.dtype)
-        if self._run is not self.program:
+        # With graphs, compiling is left to the thread that records them: it takes minutes.
+        if self._slots is None and self._run is not self.program:
             try:
                 return self._fetch(self._run(prompt, chunk, views))
-            except Exception as error:  # of dynamo, inductor, triton or the C++ compiler, each with its own class
-                if is_out_of_memory(error):
-                    raise
-                self._uncompiled(f"{type(error).__name__}: {one_line(error)}")
+            except Exception as error:
+                self._uncompiled(error)
         return self._fetch(self.program(prompt, chunk, views))
 
-    def _uncompiled(self, reason: str) -> None:
-        self._log(f"torch.compile: {reason}; the engine runs uncompiled")
+    def _uncompiled(self, error: Exception) -> None:
+        """After whatever dynamo, inductor, triton or the C++ compiler raised; being out of memory is another thing."""
+        if is_out_of_memory(error):
+            raise error
+        name = "" if isinstance(error, CaptureError) else f"{type(error).__name__}: "
+        self._log(f"torch.compile: {name}{one_line(error)}; the engine runs uncompiled")
         self._run = self.program
-        if self._slots is not None:
-            self._slots.clear()
 
     def _free(self, reason: str) -> None:
         """After the device was out of memory: no graphs from now on, which hold memory of their own."""
         if self._slots is not None and not self._no_graphs:
             self._no_graphs = f"out of memory on {self.device}: {reason}"
             self._log(f"{self._no_graphs}; graphs are dropped, chunks are computed eagerly")
-            self._slots.close()
+            self._slots.clear()
+            self._slots.wait()
         else:
             self._log(f"out of memory on {self.device}: {reason}; trying once more")
         gc.collect()
@@ -284,18 +288,27 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _request(self, key: Key, prompt: PromptBuffers, views: Views) -> None:
-        if self._slots is None or self._no_graphs:
+        if self._slots is None or self._no_graphs or self._slots.status(key) is not None:
             return
         self._examples[key] = (prompt, views)
         self._slots.request(key)
 
     def _record(self, key: Key) -> StaticProgram:
         """In the background thread."""
-        assert self._recorder is not None
         prompt, views = self._examples.pop(key)
+        try:
+            return self._static(self._run, key, prompt, views)
+        except Exception as error:
+            if self._run is self.program:
+                raise
+            self._uncompiled(error)
+        return self._static(self.program, key, prompt, views)
+
+    def _static(self, run: Run, key: Key, prompt: PromptBuffers, views: Views) -> StaticProgram:
+        assert self._recorder is not None
         patches = sum(frames * rows * cols for frames, rows, cols in key.grids)
         return StaticProgram(
-            self._run,
+            run,
             views,
             prompt,
             config=self.config,
@@ -306,30 +319,27 @@ class Engine:
         )
 
     def _text(self, input_ids: Tensor, grids: tuple[Grid, ...]) -> tuple[PromptBuffers, Views]:
-        """Of the cache, or made."""
+        """Of the cache, or made; made outside of the lock, which the next chunk may want."""
         key = (input_ids.cpu().numpy().tobytes(), grids)
         with self._lock:
-            views = self._views.get(grids)
-            if views is None:
-                views = self._views[grids] = self.program.vision.views(grids)
-            prompt = self._prompts.get(key)
-            if prompt is None:
-                prompt = prompt_buffers(self._backbone, self._table, input_ids, grids, self._bucket, self.device)
-                self._prompts[key] = prompt
-                if len(self._prompts) > PROMPTS:
-                    self._prompts.popitem(last=False)
-            self._prompts.move_to_end(key)
-            return prompt, views
+            found = self._texts.get(key)
+            if found is not None:
+                self._texts.move_to_end(key)
+                return found
+            views = next((views for _, views in self._texts.values() if views.grids == grids), None)
+        prompt = prompt_buffers(self._backbone, self._table, input_ids, grids, self._bucket, self.device)
+        made = prompt, views or self.program.vision.views(grids)
+        with self._lock:
+            made = self._texts.setdefault(key, made)
+            if len(self._texts) > PROMPTS:
+                self._texts.popitem(last=False)
+        return made
 
     def _pack(self) -> None:
         """Before the first chunk, when the products are the final ones."""
-        if self._packed:
-            return
-        self._packed = True
-        for _, holder, name in self.program.denses():
-            dense = getattr(holder, name)
-            if type(dense) is Dense:
-                setattr(holder, name, pack(dense, ROWS))
+        if not self._packed:
+            self._packed = True
+            pack_products(self.program.denses())
 
     def release(self) -> int:
         """Drops from the model what the engine does not read; the model cannot be used otherwise afterwards.
@@ -340,47 +350,24 @@ class Engine:
             Bytes that were freed on the device.
         """
         self._pack()
-        kept = {_memory(tensor) for tensor in tensors_of(self.program) if not tensor.is_mkldnn}
-        freed = 0
-        seen: set[int] = set()
-        table = self._backbone.language_model.embed_tokens.weight
-        for parameter in self._model.parameters():
-            memory = _memory(parameter)
-            if parameter.is_meta or memory in kept or memory in seen:
-                continue
-            seen.add(memory)
-            if parameter is table:
-                if self.device.type == "cpu":
-                    continue
-                self._table = parameter.detach().cpu()
-            freed += parameter.untyped_storage().nbytes()
-            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-        self._model.released = "an engine that took them over has dropped what it does not need"
+        freed, table = drop_unread(self._model, self.program)
+        self._table = self._table if table is None else table
         self._released += freed
         return freed
 
     def report(self) -> EngineReport:
         """How the engine works at the moment."""
-        held: dict[int, int] = {}
-        for tensor in tensors_of(self.program):
-            size = tensor.nbytes if tensor.is_mkldnn else tensor.untyped_storage().nbytes()
-            held[_memory(tensor)] = size
         lengths = {} if self._slots is None else self._slots.statuses()
         return EngineReport(
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             steps=self.steps,
-            mode=self._mode,
-            reason=self._reason,
+            mode=self.mode,
+            reason=self.reason,
             lengths={
                 str(key): f"{status.mode}: {status.reason}" if status.reason else status.mode
                 for key, status in lengths.items()
             },
-            weight_bytes=sum(held.values()),
+            weight_bytes=bytes_held(self.program),
             released_bytes=self._released,
         )
-
-
-def _memory(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins: equal for views of one another."""
-    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()

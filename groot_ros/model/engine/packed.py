@@ -6,6 +6,7 @@ time; the packed form does it once. It is what `torch.compile` uses when it free
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from groot_ros.model.engine.dense import Dense
 
 # Products with fewer numbers than this gain nothing.
 SMALLEST = 64 * 1024
+ROWS = 48
+"""About as many rows as a chunk's products have, for which the order is chosen."""
 
 
 class PackedDense(Dense):
@@ -48,13 +51,14 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def pack(dense: Dense, rows: int) -> Dense:
-    """A packed copy of a product's weights; the product itself where it is too small.
+def pack_products(products: Iterable[tuple[str, object, str]]) -> None:
+    """Puts packed copies in the place of products that are large enough.
 
     Args:
-        rows: how many the product mostly has.
+        products: name, the object that holds the product, the attribute in which; as `Program.denses` gives them.
     """
-    weight = dense.weight
-    if weight.numel() < SMALLEST:
-        return dense
-    return PackedDense(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows), dense.bias)
+    for _, holder, name in products:
+        dense = getattr(holder, name)
+        if type(dense) is Dense and dense.weight.numel() >= SMALLEST:
+            packed = torch.ops.mkldnn._reorder_linear_weight(dense.weight.contiguous(), ROWS)
+            setattr(holder, name, PackedDense(packed, dense.bias))
