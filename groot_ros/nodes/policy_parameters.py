@@ -27,7 +27,9 @@ class PolicyParameters:
         True, "Compute with the engine, where it agrees with the model; false: with the model as it is loaded"
     )
     graphs: bool = parameter(True, "Engine: record CUDA graphs and replay them; only on a GPU")
-    compile: bool = parameter(False, "Engine: torch.compile before recording, a longer start; only on a GPU")
+    compile: bool = parameter(
+        False, "Engine: torch.compile before recording, a longer start; only with graphs, on a GPU"
+    )
     precision: str = parameter(
         "model",
         "Engine: of the large products. model: dtype; fp8_weights, fp8: where precision_file says that they passed",

@@ -72,7 +72,8 @@ class LocalPolicy:
         engine: compute with ``groot_ros.model.engine`` if it says what the model says on a blank observation; else, and
             with False, by the model itself. Which one it is, and why, ``news`` tells.
         graphs: the engine records CUDA graphs; no effect on a CPU.
-        compile: the engine is compiled by torch.compile before that; no effect on a CPU.
+        compile: the engine is compiled by torch.compile before that. Without graphs, and so on a CPU, it is not, and a
+            notice says so.
         precision: of the engine's large products: ``model``, ``fp8_weights`` or ``fp8``.
         precision_file: the measurement that allows another than ``model``; None: the user's cache.
         keep_warm_s: see ``child.Coolable``; 0 on a CPU, whatever is given.
@@ -142,7 +143,8 @@ class LocalPolicy:
         self._sampler = Sampler(self.model, self.processor.embodiment_id, choice, self._notices)
         if embodiment.language.default is not None:
             self._check_default(embodiment.language.default)
-        self._sampler.start(self._inputs(self.encode(self.blank_observation())), self._noise(0), gate)
+        with self._notices.of_warnings(PACKAGE):  # attention is chosen at the first inference
+            self._sampler.start(self._inputs(self.encode(self.blank_observation())), self._noise(0), gate)
         self.check_instruction(self._blank_text)
 
     @property

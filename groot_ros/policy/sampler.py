@@ -40,7 +40,7 @@ class Choice:
     Attributes:
         engine: False: the plain model.
         graphs: record CUDA graphs.
-        compile: torch.compile before recording.
+        compile: torch.compile before recording; only with CUDA graphs.
         num_steps: Euler steps; None: the checkpoint's.
     """
 
@@ -55,9 +55,24 @@ def make_engine(model: GrootModel, embodiment_id: int, choice: Choice, log: Call
     from groot_ros.model.engine.engine import Engine, EngineOptions
 
     options = EngineOptions(
-        num_steps=choice.num_steps, graphs=choice.graphs, compile=choice.compile, pack=may_pack(model, log)
+        num_steps=choice.num_steps,
+        graphs=choice.graphs,
+        compile=may_compile(model.device, choice, log),
+        pack=may_pack(model, log),
     )
     return Engine(model, embodiment_id, options, log=log)
+
+
+def may_compile(device: torch.device, choice: Choice, log: Callable[[str], None]) -> bool:
+    """Whether the engine is to be compiled: not where the thread that infers would wait for it, minutes per length."""
+    if not choice.compile or (choice.graphs and device.type == "cuda"):
+        return choice.compile
+    found = "graphs: false" if device.type == "cuda" else f"device {device}"
+    log(
+        f"compile: expected CUDA graphs, whose thread compiles in the background, found {found}; not compiled, since "
+        "the first chunk with a prompt of any new length would wait for it for minutes"
+    )
+    return False
 
 
 def may_pack(model: GrootModel, log: Callable[[str], None]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 import threading
@@ -20,6 +19,7 @@ from tape import TapeRecorder
 from groot_ros.embodiment.load import embodiment_path
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import GENERATIONS
+from groot_ros.model import attention, backbone
 from groot_ros.model.engine import memory
 from groot_ros.model.engine.engine import Engine, EngineOptions
 from groot_ros.model.engine.graphs import CaptureError
@@ -441,24 +441,47 @@ def test_weights_are_packed_for_a_cpu_only_where_there_is_room(
     assert sampler.available_bytes() > 0  # type: ignore[operator]
 
 
-def test_what_is_logged_while_loading_is_told(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why there is no GPU, and why flash-attn is not used."""
-    load = importlib.import_module("groot_ros.model.checkpoint").load_model
+def test_what_is_logged_at_the_start_is_told(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why there is no GPU, and why flash-attn is not used, which shows when the first inference chooses attention."""
 
-    def loading(*arguments: Any, **named: Any) -> Any:
-        logging.getLogger("groot_ros.model.attention").warning("flash-attn is installed but not used on %s", "cuda:0")
+    def on_a_gpu(device: torch.device, dtype: torch.dtype) -> str:
+        assert attention.flash_attention_problem(torch.device("cuda", 0)) is not None
         logging.getLogger("groot_ros.model.attention").info("nothing to worry about")
-        return load(*arguments, **named)
+        return attention.TOWER_ATTENTION
 
-    monkeypatch.setattr("groot_ros.model.checkpoint.load_model", loading)
+    attention.flash_attention_problem.cache_clear()
+    monkeypatch.setattr(attention, "_find_problem", lambda device: "it cannot be imported (undefined symbol)")
+    monkeypatch.setattr(backbone, "tower_attention_name", on_a_gpu)
     monkeypatch.setattr("groot_ros.model.engine.device.device_problem", lambda index: "no driver; install it")
-    policy = LocalPolicy(checkpoints.path("n1d7"), checkpoints.embodiment("n1d7"), device="auto")
+    try:
+        policy = LocalPolicy(checkpoints.path("n1d5"), checkpoints.embodiment("n1d5"), device="auto")
+    finally:
+        attention.flash_attention_problem.cache_clear()
     assert policy.news().notices == (
         "device 'auto': the CPU, many times slower than a GPU; no driver; install it",
-        "flash-attn is installed but not used on cuda:0",
+        "flash-attn is installed but not used on cuda:0: it cannot be imported (undefined symbol); SDPA is used "
+        "instead",
     )
     logging.getLogger("groot_ros").warning("later")
     assert policy.news().notices == ()
+
+
+@pytest.mark.parametrize(("device", "graphs", "found"), [("cpu", True, "device cpu"), ("cuda", False, "graphs: false")])
+def test_nothing_is_compiled_where_a_chunk_would_wait_for_it(device: str, graphs: bool, found: str) -> None:
+    said: list[str] = []
+    assert not sampler.may_compile(torch.device(device), Choice(graphs=graphs, compile=True), said.append)
+    [notice] = said
+    assert notice.startswith("compile: expected CUDA graphs") and f"found {found}; not compiled, since" in notice
+    assert sampler.may_compile(torch.device("cuda"), Choice(compile=True), said.append)
+    assert not sampler.may_compile(torch.device(device), Choice(graphs=graphs), said.append)
+    assert len(said) == 1
+
+
+def test_compile_on_a_cpu_is_a_notice(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    made = use(monkeypatch, lambda engine: None)
+    [notice] = checkpoints.policy(compile=True).news().notices
+    assert notice.startswith("compile: ") and not made[-1].options.compile
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
