@@ -141,7 +141,7 @@ class CosmosBackbone(Backbone):
     ) -> tuple[Tensor, Tensor]:
         """Interleaved M-RoPE [B,L,head_dim]; see the base class."""
         for grid in grids:
-            if grid[0] != 1 or grid[1] % self.merge or grid[2] % self.merge:
+            if grid[0] != 1 or min(grid) < 1 or grid[1] % self.merge or grid[2] % self.merge:
                 raise ValueError(f"image_grid_thw row {grid}: expected 1 frame and sides that {self.merge} divides")
         position_ids = positions.mrope_position_ids(
             input_ids, attention_mask, grids, image_token_id=self.image_token_id, merge=self.merge

@@ -1,12 +1,16 @@
-"""Small random networks of each generation, and observations for them, made from few numbers."""
+"""Small random networks of each generation, observations for them, and engines to compare with them."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import pytest
 import torch
+from tape import TapeRecorder
 from torch import Tensor
 
+from groot_ros.model.engine import Engine, EngineOptions
 from groot_ros.model.groot import GrootModel
 from groot_ros.model.make_checkpoint import random_tensor
 from groot_ros.model.random_networks import default_processor_kwargs, network_config
@@ -56,3 +60,17 @@ def noise_for(model: GrootModel, seed: int = 0) -> Tensor:
     """[1,H,A]."""
     generator = torch.Generator().manual_seed(1000 + seed)
     return torch.randn(1, model.config.action_horizon, model.config.max_action_dim, generator=generator)
+
+
+def recorded(model: GrootModel, **options: Any) -> Engine:
+    """An engine whose programs go on a tape; every complaint is a failure."""
+    return Engine(
+        model, EMBODIMENT, EngineOptions(pack=False, text_bucket=8, **options), recorder=TapeRecorder(), log=pytest.fail
+    )
+
+
+def same(engine: Engine, plain: GrootModel, inputs: dict[str, Tensor], seed: int = 0, **continuation: Any) -> None:
+    """The engine gives what the plain network gives."""
+    expected = plain.sample(inputs, noise_for(plain, seed), **continuation)
+    got = engine.sample(inputs, noise_for(plain, seed), **continuation)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)

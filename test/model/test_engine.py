@@ -1,44 +1,20 @@
-"""The engine over a robot's day: other instructions, cameras and checkpoints; what it does per chunk; what it refuses;
-what it does where something fails."""
+"""The engine over a robot's day: other instructions, cameras and checkpoints; and what it refuses."""
 
 from __future__ import annotations
 
-import gc
 import threading
-import weakref
-from collections.abc import Callable
 
 import pytest
 import torch
-from engine_rig import EMBODIMENT, GENERATIONS, network, noise_for, observation
-from tape import TapeRecorder
+from engine_rig import EMBODIMENT, GENERATIONS, network, noise_for, observation, recorded, same
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from groot_ros.model.action_head import RtcOptions
 from groot_ros.model.engine import Engine, EngineOptions
 from groot_ros.model.engine import engine as engine_module
-from groot_ros.model.engine.dense import Dense, tensors_of
-from groot_ros.model.engine.graphs import CaptureError
-from groot_ros.model.engine.packed import PackedDense, can_pack
-from groot_ros.model.engine.program import Program
-from groot_ros.model.engine.static import StaticProgram
-from groot_ros.model.guidance import Guidance, cosine_weights
+from groot_ros.model.guidance import Guidance
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
-UNPACKED = EngineOptions(pack=False, text_bucket=8)
-
-
-def recorded(model, **options: object) -> Engine:
-    engine_options = EngineOptions(pack=False, text_bucket=8, **options)
-    return Engine(model, EMBODIMENT, engine_options, recorder=TapeRecorder(), log=pytest.fail)
-
-
-def same(engine: Engine, plain, inputs: dict[str, Tensor], seed: int = 0, **continuation: object) -> None:
-    expected = plain.sample(inputs, noise_for(plain, seed), **continuation)
-    torch.testing.assert_close(engine.sample(inputs, noise_for(plain, seed), **continuation), expected, **CLOSE)
-
 
 # A robot's day: pictures and words of the prompt.
 CHANGES = {
@@ -107,189 +83,36 @@ def test_engine_prepares_an_instruction_beforehand():
     assert engine.report().mode == "graph"
 
 
+def test_engine_samples_while_an_instruction_is_prepared(monkeypatch):
+    """A chunk with a known instruction does not wait for another thread's new one."""
+    model, plain = network("n1d7"), network("n1d7")
+    engine, inputs, other = Engine(model, EMBODIMENT), observation(model), observation(model, words=20)
+    same(engine, plain, inputs)
+    begun, go_on, make = threading.Event(), threading.Event(), engine_module.prompt_buffers
+
+    def slow(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return make(*arguments)
+
+    monkeypatch.setattr(engine_module, "prompt_buffers", slow)
+    grids = [tuple(grid) for grid in other["image_grid_thw"].tolist()]
+    thread = threading.Thread(target=engine.prepare, args=(other["input_ids"], grids))
+    thread.start()
+    assert begun.wait(60)
+    same(engine, plain, inputs)
+    go_on.set()
+    thread.join(60)
+    monkeypatch.setattr(engine_module, "prompt_buffers", lambda *_: pytest.fail("it was prepared"))
+    same(engine, plain, other)
+
+
 def test_engine_draws_noise_as_the_plain_network_does():
     model, plain = network("n1d7"), network("n1d7")
     inputs = observation(model)
     expected = plain.sample(inputs, generator=torch.Generator().manual_seed(5))
     got = Engine(model, EMBODIMENT).sample(inputs, generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(got, expected, **CLOSE)
-
-
-# ---------------------------------------------------------------------------------------------- what is done per chunk
-
-
-class WeightWork(TorchDispatchMode):
-    """Notes operations that make new memory of weights (and indices) alone: copies, gathers, casts, tables."""
-
-    def __init__(self, weights: set[int]) -> None:
-        super().__init__()
-        self.weights, self.found, self.operations = weights, [], 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.operations += 1
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and not leaf.is_mkldnn]
-        floats = [tensor for tensor in inputs if tensor.is_floating_point()]
-        own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
-        new = [
-            leaf
-            for leaf in tree_leaves(result)
-            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in own and leaf.numel() > 64
-        ]
-        if new and floats and all(tensor.untyped_storage().data_ptr() in self.weights for tensor in floats):
-            self.found.append(str(func))
-        return result
-
-
-def weight_work(run: Callable[[], object], weights: set[int]) -> WeightWork:
-    mode = WeightWork(weights)
-    with mode:
-        run()
-    return mode
-
-
-def storages(tensors) -> set[int]:
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors if not tensor.is_mkldnn}
-
-
-@pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("continued", [False, True])
-def test_engine_works_on_no_weights_per_chunk(generation, continued):
-    """No gather of an embodiment, no table, no cast, no copy of weights; the plain network does such work."""
-    model = network(generation)
-    inputs, noise = observation(model), noise_for(model)
-    horizon = model.config.action_horizon
-    pull = {"guidance": Guidance(noise[0], torch.from_numpy(cosine_weights(horizon, 1, 8)))} if continued else {}
-    plain = weight_work(lambda: model.sample(inputs, noise, **pull), storages(model.parameters()))
-    assert sum("aten.index" in name for name in plain.found) >= 5  # W[category]
-    engine = Engine(model, EMBODIMENT, EngineOptions(pack=False))
-    engine.sample(inputs, noise, **pull)
-    mode = weight_work(lambda: engine.sample(inputs, noise, **pull), storages(tensors_of(engine.program)))
-    assert mode.found == []
-    assert mode.operations < 0.75 * plain.operations
-
-
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_engine_runs_no_python_of_the_program_when_recorded(generation, monkeypatch):
-    model = network(generation)
-    engine, inputs, noise = recorded(model), observation(model), noise_for(model)
-    engine.sample(inputs, noise)
-    assert engine.wait(60)
-    monkeypatch.setattr(type(engine.program), "__call__", lambda *_: pytest.fail("the program ran"))
-    monkeypatch.setattr(engine_module, "prompt_buffers", lambda *_: pytest.fail("the prompt was worked out again"))
-    engine.sample(observation(model, seed=0) | {"state": torch.zeros_like(inputs["state"])}, noise)
-    assert engine.report().mode == "graph"
-
-
-def test_engine_frees_a_graph_that_it_drops():
-    """At once: a GPU's memory does not wait for the garbage collector."""
-    model = network("n1d7")
-    engine, inputs = recorded(model), observation(model)
-    engine.sample(inputs, noise_for(model))
-    assert engine.wait(60)
-    (key,) = engine._slots.statuses()
-    program = engine._slots.get(key)
-    assert isinstance(program, StaticProgram)
-    alive = weakref.ref(program)
-    del program
-    gc.disable()
-    try:
-        engine.changed()
-        assert alive() is None
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_engine_holds_no_more_after_many_chunks(packed):
-    """What a chunk allocates it gives back; counted by torch's profiler."""
-    model = network("n1d7")
-    engine = Engine(model, EMBODIMENT, EngineOptions(pack=packed))
-    inputs, noise = observation(model), noise_for(model)
-    guidance = Guidance(noise[0], torch.from_numpy(cosine_weights(noise.shape[1], 1, 8)))
-    engine.sample(inputs, noise, guidance=guidance)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        for _ in range(3):
-            engine.sample(inputs, noise, guidance=guidance)
-    events = profile.events()
-    assert sum(1 for event in events if event.name == "aten::index") == 0
-    largest = max(event.self_cpu_memory_usage for event in events)
-    weights = max(tensor.nbytes for tensor in model.parameters())
-    assert 0 < largest < weights / 2
-    net = sum(event.self_cpu_memory_usage for event in events)  # with "[memory]": what is freed outside of operations
-    assert net == 0
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("generation", GENERATIONS)
-def test_engine_on_a_gpu(generation):
-    """Recorded on the GPU: the numbers of the plain network, and no call of the allocator per chunk."""
-    plain = network(generation).cuda().to(torch.bfloat16)
-    model = network(generation).cuda().to(torch.bfloat16)
-    engine = Engine(model, EMBODIMENT, log=pytest.fail)
-    inputs, noise = observation(model), noise_for(model)
-    engine.sample(inputs, noise)
-    assert engine.wait(120)
-    engine.sample(inputs, noise)
-    assert engine.report().mode == "graph"
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    got = [engine.sample(inputs, noise) for _ in range(5)][-1]
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
-    expected = plain.sample(inputs, noise.cuda()).cpu()
-    assert torch.cosine_similarity(got.flatten(), expected.flatten(), dim=0) >= 0.9999
-
-
-# ------------------------------------------------------------------------------------------------------- what it frees
-
-
-@pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("packed", [False, True])
-def test_engine_releases_what_it_does_not_read(generation, packed):
-    model, plain = network(generation), network(generation)
-    inputs = observation(model)
-    engine = Engine(model, EMBODIMENT, EngineOptions(pack=packed))
-    same(engine, plain, inputs)
-    watched = {name: parameter.untyped_storage() for name, parameter in model.named_parameters()}
-    before = _held()
-    freed = engine.release()
-    del watched
-    gc.collect()
-    assert before - _held() == freed == engine.report().released_bytes > 0
-    gone = {name for name, parameter in model.named_parameters() if parameter.numel() == 0}
-    assert {
-        "action_head.action_encoder.W1.W",
-        "action_head.state_encoder.layer1.W",
-        "action_head.action_decoder.layer2.W",
-        "action_head.model.proj_out_1.weight",
-        "action_head.model.transformer_blocks.0.norm1.linear.weight",
-    } <= gone
-    assert (
-        model.unused_parameters()
-        - {name for name, parameter in model.named_parameters() if parameter.numel() == 0 or "embed_tokens" in name}
-        == set()
-    )
-    assert ("action_head.model.transformer_blocks.0.attn1.to_q.weight" in gone) == (
-        packed and plain.action_head.model.transformer_blocks[0].attn1.to_q.weight.numel() >= 64 * 1024
-    )
-    same(engine, plain, inputs)
-    same(engine, plain, observation(model, words=9, seed=3), 3)
-    with pytest.raises(RuntimeError, match=r"weights are gone.*load the checkpoint again"):
-        model.sample(inputs, noise_for(model))
-    assert engine.release() == 0
-
-
-def _held() -> int:
-    """Bytes of all tensors' memory that Python can reach."""
-    gc.collect()
-    found = {}
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and thing.device.type == "cpu" and not thing.is_mkldnn and not thing.is_meta:
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
-
-
-# ---------------------------------------------------------------------------------------------------- what it refuses
 
 
 def changed(inputs: dict[str, Tensor], **changes: Tensor | None) -> dict[str, Tensor]:
@@ -314,6 +137,20 @@ REFUSED = {
         "one prompt",
     ),
     "no pictures": (lambda i: changed(i, image_grid_thw=torch.zeros(0, 3, dtype=torch.int64)), "at least one image"),
+    "a picture of no height": (
+        lambda i: changed(i, image_grid_thw=torch.tensor([(1, 0, 4)]), pixel_values=i["pixel_values"][:0]),
+        "numbers from 1 on",
+    ),
+    "a picture of negative sides": (
+        lambda i: changed(i, image_grid_thw=torch.tensor([(1, -2, -2)]), pixel_values=i["pixel_values"][:4]),
+        "numbers from 1 on",
+    ),
+    "a picture that cannot be merged": (
+        lambda i: changed(
+            i, image_grid_thw=torch.tensor([(1, 5, 7)]), pixel_values=i["pixel_values"][:1].repeat(35, 1)
+        ),
+        "image_grid_thw row",
+    ),
     "too few patches": (lambda i: changed(i, pixel_values=i["pixel_values"][:-1]), "pixel_values has shape"),
     "pictures without tokens": (
         lambda i: changed(
@@ -341,6 +178,22 @@ def test_engine_refuses(generation, case):
     same(engine, network(generation), inputs)
 
 
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (torch.tensor([5, 6, 7]), "one prompt"),
+        (torch.zeros(1, 0, dtype=torch.int64), "one prompt"),
+        (torch.zeros(2, 3, dtype=torch.int64), "one prompt"),
+        (torch.full((1, 5000), 5), "5000 tokens, expected at most 4096"),
+        (torch.tensor([[5, 6, 7]]), "hold"),
+    ],
+)
+def test_engine_refuses_to_prepare(ids, words):
+    model = network("n1d7")
+    with pytest.raises(ValueError, match=words):
+        Engine(model, EMBODIMENT).prepare(ids, [(1, 6, 6)])
+
+
 def test_engine_refuses_continuations():
     model = network("n1d7")
     engine, inputs, noise = Engine(model, EMBODIMENT), observation(model), noise_for(model)
@@ -365,143 +218,13 @@ def test_engine_refuses_to_be_made(embodiment, steps, words):
         Engine(network("n1d6"), embodiment, EngineOptions(num_steps=steps))
 
 
-# ------------------------------------------------------------------------------------------- where something fails
+def test_engine_refuses_a_bucket_below_one():
+    with pytest.raises(ValueError, match="text_bucket is 0, expected at least 1"):
+        Engine(network("n1d6"), EMBODIMENT, EngineOptions(text_bucket=0))
 
 
-class Failing(TapeRecorder):
-    """Records nothing, or what fails when it is replayed."""
-
-    def __init__(self, at: str, error: Exception) -> None:
-        super().__init__()
-        self.at, self.error = at, error
-
-    def record(self, function):
-        if self.at == "capture":
-            raise self.error
-        replay = super().record(function)
-
-        def fail() -> Tensor:
-            assert replay is not None
-            raise self.error
-
-        return fail
-
-
-@pytest.mark.parametrize(
-    ("at", "error", "said"),
-    [
-        ("capture", CaptureError("operation not permitted when stream is capturing"), "not permitted"),
-        ("capture", CaptureError("out of GPU memory while recording: tried to allocate 2 GiB"), "out of GPU memory"),
-        ("replay", RuntimeError("CUDA error: invalid argument\nadvice"), "its replay failed: CUDA error: invalid arg"),
-    ],
-)
-def test_engine_goes_on_without_a_graph(at, error, said):
-    model, plain, told = network("n1d7"), network("n1d7"), []
-    engine = Engine(model, EMBODIMENT, UNPACKED, recorder=Failing(at, error), log=told.append)
-    inputs = observation(model)
-    for _ in range(4):
-        same(engine, plain, inputs)
-        assert engine.wait(60)
-    report = engine.report()
-    assert report.mode == "eager" and said in report.reason
-    assert len(told) == 1 and said in told[0] and "\n" not in told[0]
-    assert any(said in state for state in report.lengths.values())
-    same(engine, plain, observation(model, words=20))  # another length is tried
-
-
-def test_engine_gives_up_graphs_when_out_of_memory():
-    model, plain, told = network("n1d7"), network("n1d7"), []
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    engine = Engine(model, EMBODIMENT, UNPACKED, recorder=Failing("replay", error), log=told.append)
-    inputs = observation(model)
-    same(engine, plain, inputs)
-    assert engine.wait(60)
-    for _ in range(2):
-        same(engine, plain, inputs)
-    assert len(told) == 1 and "out of memory" in told[0] and "Tried to allocate 20.00 MiB" in told[0]
-    assert engine.report().mode == "eager" and "out of memory" in engine.report().reason
-    assert engine.report().lengths == {}
-    engine.changed()  # there may be room now
-    same(engine, plain, inputs)
-    assert engine.wait(60) and len(engine.report().lengths) == 1
-
-
-@pytest.mark.parametrize("where", [(Program, "__call__"), (engine_module, "prompt_buffers")])
-def test_engine_says_what_to_do_when_out_of_memory_without_graphs(where, monkeypatch):
-    """In the network, and where an instruction is prepared."""
-    model, plain, told = network("n1d7"), network("n1d7"), []
-    engine, inputs = Engine(model, EMBODIMENT, UNPACKED, log=told.append), observation(model)
-    whole, left = getattr(*where), 1
-
-    def short_of_memory(*arguments):
-        nonlocal left
-        if left:
-            left -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
-        return whole(*arguments)
-
-    monkeypatch.setattr(*where, short_of_memory)
-    same(engine, plain, inputs)  # the second try
-    assert len(told) == 1 and "trying once more" in told[0]
-    left, inputs = 2, observation(model, words=9)
-    with pytest.raises(
-        RuntimeError, match=r"out of GPU memory, 20.00 MiB wanted; what helps: end other programs.*bfloat16"
-    ):
-        engine.sample(inputs, noise_for(model))
-    same(engine, plain, inputs)  # and goes on where there is memory again
-
-
-@pytest.mark.parametrize("graphs", [False, True])
-def test_engine_goes_on_uncompiled(graphs, monkeypatch):
-    """With graphs, the thread that records them finds out; no chunk waits for a compiler."""
-    threads = []
-
-    def broken(*_: object) -> Tensor:
-        threads.append(threading.current_thread())
-        raise TypeError("InductorError: no compiler\nis installed")
-
-    model, plain, told = network("n1d6"), network("n1d6"), []
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    options = EngineOptions(compile=True, pack=False)
-    engine = Engine(model, EMBODIMENT, options, recorder=TapeRecorder() if graphs else None, log=told.append)
-    for words in (6, 20):
-        for _ in range(2):
-            same(engine, plain, observation(model, words=words))
-            assert engine.wait(60)
-    assert told == ["torch.compile: TypeError: InductorError: no compiler; the engine runs uncompiled"]
-    assert [thread is threading.main_thread() for thread in threads] == [not graphs]
-    assert engine.mode == ("graph" if graphs else "eager")
-
-
-def test_engine_program_can_be_compiled(monkeypatch):
-    """Without a break: dynamo traces the whole of it into one graph, which is run as it is."""
-    compile_with = torch.compile
-
-    def traced(function, *, dynamic: bool):
-        return compile_with(function, dynamic=dynamic, backend="eager", fullgraph=True)
-
-    monkeypatch.setattr(torch, "compile", traced)
-    model, plain = network("n1d7"), network("n1d7")
-    engine = Engine(model, EMBODIMENT, EngineOptions(compile=True, pack=False), log=pytest.fail)
-    same(engine, plain, observation(model))
-    same(engine, plain, observation(model, seed=1), 1)
-
-
-# ------------------------------------------------------------------------------------------------------ packed weights
-
-
-@pytest.mark.skipif(not can_pack(torch.device("cpu"), torch.float32), reason="this torch has no packed products")
-def test_engine_packs_large_products_only_and_only_once():
-    model = network("n1d7")
-    engine = Engine(model, EMBODIMENT)
-    inputs = observation(model)
-    large = [name for name, holder, at in engine.program.denses() if getattr(holder, at).weight.numel() >= 64 * 1024]
-    before = {name: getattr(holder, at).weight.clone() for name, holder, at in engine.program.denses()}
-    engine.sample(inputs, noise_for(model))
-    packed = {name: getattr(holder, at) for name, holder, at in engine.program.denses()}
-    assert [name for name, dense in packed.items() if isinstance(dense, PackedDense)] == large
-    for name, dense in packed.items():
-        assert isinstance(dense, Dense)
-        torch.testing.assert_close(dense.weight, before[name], atol=0, rtol=0)
-    engine.sample(inputs, noise_for(model))
-    assert all(getattr(holder, at) is packed[name] for name, holder, at in engine.program.denses())
+def test_engine_refuses_a_model_that_another_one_took_over():
+    model = network("n1d6")
+    Engine(model, EMBODIMENT).release()
+    with pytest.raises(ValueError, match=r"weights are gone.*load the checkpoint again"):
+        Engine(model, EMBODIMENT)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from groot_ros.model.engine.staging import Fetch, PinnedCopy
+from groot_ros.model.engine.staging import CudaTransfers, Fetch, PinnedCopy
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -144,3 +144,25 @@ def test_no_allocation_on_the_device() -> None:
         stage({"a": value})
         fetch(buffer)
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+def test_markers_stand_in_the_stream_of_the_copies(monkeypatch):
+    """Also where the model is on another GPU than torch's current one, whose streams are empty: nobody would wait."""
+    recorded = []
+
+    class Event:
+        def __init__(self, blocking: bool) -> None:
+            self.blocking = blocking
+
+        def record(self, stream: object) -> None:
+            recorded.append(stream)
+
+        def synchronize(self) -> None:
+            recorded.append("waited")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"current stream of {device}")
+    marker = CudaTransfers(torch.device("cuda", 1)).marker()
+    marker.record()
+    marker.synchronize()
+    assert recorded == ["current stream of cuda:1", "waited"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,21 +38,30 @@ def fuse(*linears: nn.Linear) -> Dense:
     """Linear layers on one input as one: their outputs stand next to each other.
 
     The weights are copied into one tensor and the layers become views of it, so nothing is held twice and they go on
-    giving the same numbers.
+    giving the same numbers. Layers that were fused before stay as they are.
     """
     if len(linears) == 1:
         return dense_of(linears[0])
-    weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias for linear in linears if linear.bias is not None]
-    bias = torch.cat([bias.detach() for bias in biases]) if biases else None
-    start = 0
-    for linear in linears:
-        rows = slice(start, start + linear.out_features)
-        linear.weight.data = weight[rows]
-        if bias is not None:
-            linear.bias.data = bias[rows]
-        start = rows.stop
-    return Dense(weight, bias)
+    return Dense(_joined([linear.weight for linear in linears]), _joined(biases) if biases else None)
+
+
+def _joined(parameters: Sequence[Tensor]) -> Tensor:
+    """Parameters [rows,...] one behind the other, of which they become views; they may be so already."""
+    rows = sum(len(parameter) for parameter in parameters)
+    first = parameters[0].detach()
+    offset = first.storage_offset()
+    for parameter in parameters:
+        same = parameter.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or parameter.storage_offset() != offset or not parameter.is_contiguous():
+            break
+        offset += parameter.numel()
+    else:
+        return first.as_strided((rows, *first.shape[1:]), first.stride())
+    joined = torch.cat([parameter.detach() for parameter in parameters])
+    for parameter, part in zip(parameters, joined.split([len(parameter) for parameter in parameters]), strict=True):
+        parameter.data = part
+    return joined
 
 
 def product(weight: Tensor, then: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from groot_ros.model.action_head import RtcOptions
 from groot_ros.model.engine.cache import Slots
 from groot_ros.model.engine.graphs import CaptureError, CudaGraphs, Recorder, one_line
 from groot_ros.model.engine.head import ChunkBuffers
-from groot_ros.model.engine.inputs import Limits, check_observation, chunk_inputs
-from groot_ros.model.engine.memory import device_memory, is_out_of_memory, out_of_memory_message
+from groot_ros.model.engine.inputs import Limits, check_observation, check_prompt, chunk_inputs
+from groot_ros.model.engine.memory import OUT_OF_MEMORY, device_memory, is_out_of_memory, out_of_memory_message
 from groot_ros.model.engine.packed import can_pack, pack_products
 from groot_ros.model.engine.program import Program
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
@@ -57,8 +57,9 @@ class EngineOptions:
     Attributes:
         num_steps: Euler steps; None: the config's.
         graphs: record CUDA graphs, where the model is on CUDA.
-        compile: give the program to `torch.compile` first. Takes minutes at the first chunk of every length.
-        text_bucket: the text is padded to a multiple of it; None: 16 where graphs are recorded, else 1, no padding.
+        compile: give the program to `torch.compile` first, which takes minutes for every length of prompt: in the
+            thread that records graphs, or, where there are none, at the first chunk. torch compiles eight lengths.
+        text_bucket: the text is padded to a multiple of it; None: 16 with graphs or `compile`, else 1, no padding.
         pack: on a CPU in float32, bring the weights into oneDNN's order.
     """
 
@@ -86,6 +87,10 @@ class EngineReport:
     """Of what the engine reads, the embeddings of tokens not counted."""
     released_bytes: int
     """Of what was dropped from the model."""
+    options: EngineOptions
+    """As asked for."""
+    compiled: bool
+    """Whether `torch.compile` is used; it was asked for and failed, where the options say otherwise."""
 
 
 class Engine:
@@ -103,7 +108,7 @@ class Engine:
         log: told of what makes the engine slower than it should be, in one line each; None: the module's logger.
 
     Raises:
-        ValueError: no such embodiment, or no Euler step.
+        ValueError: no such embodiment, no Euler step, or a model whose weights another engine has taken over.
 
     Attributes:
         mode: how the last chunk was computed: `graph`, or `eager`.
@@ -119,12 +124,16 @@ class Engine:
         recorder: Recorder | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
+        if model.released:
+            raise ValueError(f"this model's weights are gone: {model.released}; load the checkpoint again")
         config, options = model.config, options or EngineOptions()
         steps = config.num_inference_timesteps if options.num_steps is None else options.num_steps
         if steps < 1:
             raise ValueError(f"num_steps is {steps}, expected at least 1")
         if not 0 <= embodiment_id < config.max_num_embodiments:
             raise ValueError(f"embodiment_id is {embodiment_id}, expected 0..{config.max_num_embodiments - 1}")
+        if options.text_bucket is not None and options.text_bucket < 1:
+            raise ValueError(f"text_bucket is {options.text_bucket}, expected at least 1")
         self.options, self.config, self.steps = options, config, steps
         self.device, self.dtype = model.device, model.dtype
         self._log = log or _LOG.warning
@@ -139,14 +148,14 @@ class Engine:
         if recorder is None and options.graphs and self.device.type == "cuda":
             recorder = CudaGraphs(self.device)
         self._recorder = recorder
-        self._bucket = options.text_bucket or (TEXT_BUCKET if recorder is not None else 1)
+        few_lengths = recorder is not None or options.compile
+        self._bucket = options.text_bucket or (TEXT_BUCKET if few_lengths else 1)
         self._lock = threading.Lock()  # of the texts, which two threads make
         self._texts: OrderedDict[tuple[bytes, tuple[Grid, ...]], tuple[PromptBuffers, Views]] = OrderedDict()
         self._released = 0
         self._slots: Slots[Key, StaticProgram] | None = None
         if recorder is not None:
             self._slots = Slots(self._record, log=self._log, name="engine-recorder")
-        self._examples: dict[Key, tuple[PromptBuffers, Views]] = {}
         self.mode, self.reason = "eager", ""
         self._no_graphs = ""
         """Why there will be none any more."""
@@ -171,7 +180,7 @@ class Engine:
 
         Args:
             inputs: see `GrootModel`; one sample without padding, best on the host.
-            noise: float [1,H,A], where the integration starts; drawn from `generator` when None.
+            noise: float [1,H,A], where the integration starts; drawn when None, from `generator` or else on the host.
             rtc: in-painting of the previous chunk.
             guidance: a pull towards the previous chunk; not together with `rtc`.
 
@@ -211,11 +220,12 @@ class Engine:
             grids: one per image.
 
         Raises:
-            ValueError: tokens and images disagree.
+            ValueError: not one prompt, one that is too long, or tokens and images disagree.
         """
         with torch.no_grad():
-            prompt, views = self._text(input_ids, tuple(grids))
-            self._request(Key(tuple(grids), prompt.words.shape[1]), prompt, views)
+            sizes = tuple(grids)
+            check_prompt(input_ids, sizes, self._limits)
+            self._request(_key(*self._text(input_ids, sizes)))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until all graphs that were asked for are there, or known to fail; False: not within `timeout` (s)."""
@@ -235,10 +245,10 @@ class Engine:
     def _chunk(self, input_ids: Tensor, grids: tuple[Grid, ...], chunk: ChunkBuffers) -> Tensor:
         """By the graph if there is one."""
         prompt, views = self._text(input_ids, grids)
-        key = Key(grids, prompt.words.shape[1])
+        key = _key(prompt, views)
         program = None if self._slots is None or self._no_graphs else self._slots.get(key)
         if program is None:
-            self._request(key, prompt, views)
+            self._request(key)
             return self._eager(prompt, views, chunk, key)
         try:
             actions = self._fetch(program(prompt, chunk))
@@ -278,31 +288,36 @@ class Engine:
         """After the device was out of memory: no graphs from now on, which hold memory of their own."""
         if self._slots is not None and not self._no_graphs:
             self._no_graphs = f"out of memory on {self.device}: {reason}"
-            self._log(f"{self._no_graphs}; graphs are dropped, chunks are computed eagerly")
+            self._log(
+                f"{self._no_graphs}; graphs are dropped, chunks are computed eagerly until the policy is configured "
+                "again"
+            )
             self._slots.clear()
-            self._slots.wait()
         else:
             self._log(f"out of memory on {self.device}: {reason}; trying once more")
         gc.collect()
-        if self.device.type == "cuda":
+        # Freeing cached memory would break a recording under way, and waiting for that one would stop the robot.
+        if self.device.type == "cuda" and (self._slots is None or self._slots.wait(0)):
             torch.cuda.empty_cache()
 
-    def _request(self, key: Key, prompt: PromptBuffers, views: Views) -> None:
-        if self._slots is None or self._no_graphs or self._slots.status(key) is not None:
-            return
-        self._examples[key] = (prompt, views)
-        self._slots.request(key)
+    def _request(self, key: Key) -> None:
+        if self._slots is not None and not self._no_graphs:
+            self._slots.request(key)
 
     def _record(self, key: Key) -> StaticProgram:
         """In the background thread."""
-        prompt, views = self._examples.pop(key)
+        with self._lock:
+            prompt, views = next(text for text in reversed(self._texts.values()) if _key(*text) == key)
         try:
             return self._static(self._run, key, prompt, views)
         except Exception as error:
-            if self._run is self.program:
+            if is_out_of_memory(error) and not isinstance(error, CaptureError):
+                raise CaptureError(f"{OUT_OF_MEMORY} while recording: {one_line(error)}") from error
+            if self._run is self.program or is_out_of_memory(error):
                 raise
-            self._uncompiled(error)
-        return self._static(self.program, key, prompt, views)
+            program = self._static(self.program, key, prompt, views)
+            self._uncompiled(error)  # compiling was what failed
+            return program
 
     def _static(self, run: Run, key: Key, prompt: PromptBuffers, views: Views) -> StaticProgram:
         assert self._recorder is not None
@@ -370,4 +385,10 @@ class Engine:
             },
             weight_bytes=bytes_held(self.program),
             released_bytes=self._released,
+            options=self.options,
+            compiled=self._run is not self.program,
         )
+
+
+def _key(prompt: PromptBuffers, views: Views) -> Key:
+    return Key(views.grids, prompt.words.shape[1])

@@ -35,6 +35,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from groot_ros.model.engine.memory import OUT_OF_MEMORY, is_out_of_memory
+
 WARM_UP_RUNS = 3
 """As in PyTorch's examples: the first runs load kernels, choose algorithms, and compile where that is asked for."""
 
@@ -118,9 +120,9 @@ class CudaGraphs:
                 traceback.clear_frames(error.__traceback__)  # what the program held on the GPU
                 if isinstance(error, CaptureError):
                     raise
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     torch.cuda.empty_cache()  # what the warm-up runs left; no capture is under way any more
-                    raise CaptureError(f"out of GPU memory while recording: {one_line(error)}") from error
+                    raise CaptureError(f"{OUT_OF_MEMORY} while recording: {one_line(error)}") from error
                 raise CaptureError(f"{type(error).__name__}: {one_line(error)}") from error
         return GraphReplay(self, graph, output, function)
 

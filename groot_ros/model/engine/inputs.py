@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,23 +35,33 @@ def check_observation(inputs: Mapping[str, Tensor], limits: Limits) -> tuple[Gri
             the engine is made for.
     """
     check_inputs(inputs, INFERENCE_INPUTS, limits.config, limits.max_prompt_tokens)
-    batch, length = inputs["input_ids"].shape
-    if batch != 1 or length == 0:
-        raise ValueError(f"input input_ids has shape {(batch, length)}, expected one prompt, that of one robot")
+    grids = tuple((int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist())
+    check_prompt(inputs["input_ids"], grids, limits)
     if not bool((inputs["attention_mask"] == 1).all()):
         raise ValueError("input attention_mask marks padding; the engine takes one prompt, which needs none")
     embodiment = int(inputs["embodiment_id"])
     if embodiment != limits.embodiment_id:
         raise ValueError(
-            f"input embodiment_id is {embodiment}, but the engine is made for {limits.embodiment_id}; make another one"
+            f"input embodiment_id is {embodiment}, but the engine is made for {limits.embodiment_id}; load the "
+            "checkpoint for that robot"
         )
-    grids = tuple((int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist())
-    if not grids:
-        raise ValueError("image_grid_thw is empty: the model needs at least one image")
     shape, expected = tuple(inputs["pixel_values"].shape), (sum(t * h * w for t, h, w in grids), limits.patch_values)
     if shape != expected:
         raise ValueError(f"pixel_values has shape {shape}, but image_grid_thw and the vision tower ask for {expected}")
     return grids
+
+
+def check_prompt(input_ids: Tensor, grids: Sequence[Grid], limits: Limits) -> None:
+    """ValueError unless this is one prompt that the model has positions for, with at least one picture."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2 or shape[0] != 1 or shape[1] == 0:
+        raise ValueError(f"input input_ids has shape {shape}, expected (1, tokens): one prompt, that of one robot")
+    if shape[1] > limits.max_prompt_tokens:
+        raise ValueError(f"input input_ids has {shape[1]} tokens, expected at most {limits.max_prompt_tokens}")
+    if not grids:
+        raise ValueError("image_grid_thw is empty: the model needs at least one image")
+    if any(min(grid) < 1 for grid in grids):
+        raise ValueError(f"image_grid_thw is {[list(grid) for grid in grids]}, expected numbers from 1 on")
 
 
 def chunk_inputs(

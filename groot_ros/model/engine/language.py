@@ -32,11 +32,11 @@ class LanguageLayer:
         self.head_dim = int(source.head_dim)
         self.norm, self.norm_up = RmsNorm(layer.input_layernorm), RmsNorm(layer.post_attention_layernorm)
         self.qkv = fuse(source.q_proj, source.k_proj, source.v_proj)
-        heads, pairs = (linear.out_features // self.head_dim for linear in (source.q_proj, source.k_proj))
-        self.heads, self.pairs = heads, pairs
+        heads, kv_heads = (linear.out_features // self.head_dim for linear in (source.q_proj, source.k_proj))
+        self.heads, self.kv_heads = heads, kv_heads
         # Queries and keys are normed and turned together: one kernel instead of two.
         query, key = source.q_norm.weight.detach(), source.k_norm.weight.detach()
-        self.turned_weight = torch.cat((query.expand(heads, -1), key.expand(pairs, -1)))
+        self.qk_norm_weight = torch.cat((query.expand(heads, -1), key.expand(kv_heads, -1)))
         self.eps = float(source.q_norm.variance_epsilon)
         self.out = dense_of(source.o_proj)
         self.gate_up = fuse(mlp.gate_proj, mlp.up_proj)
@@ -46,9 +46,9 @@ class LanguageLayer:
     def __call__(self, x: Tensor, prompt: PromptBuffers) -> Tensor:
         """x [1,L,D] -> [1,L,D]."""
         projected = self.qkv(self.norm(x)).unflatten(-1, (-1, self.head_dim))
-        both, value = projected.split((self.heads + self.pairs, self.pairs), dim=2)
-        both = self.turned_weight * functional.rms_norm(both, both.shape[-1:], None, self.eps)
-        query, key = rotate(both, prompt.cos, prompt.sin).split((self.heads, self.pairs), dim=2)
+        both, value = projected.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        both = self.qk_norm_weight * functional.rms_norm(both, both.shape[-1:], None, self.eps)
+        query, key = rotate(both, prompt.cos, prompt.sin).split((self.heads, self.kv_heads), dim=2)
         x = x + self.out(attention(query, key, value, causal=True))
         gate, up = self.gate_up(self.norm_up(x)).chunk(2, dim=-1)
         return x + self.down(self.act(gate) * up)

@@ -30,14 +30,15 @@ def drop_unread(model: GrootModel, program: object) -> tuple[int, Tensor | None]
     moved: Tensor | None = None
     freed, seen = 0, set[int]()
     for parameter in model.parameters():
-        if parameter.is_meta or (memory := _memory(parameter)) in kept or memory in seen:
+        if parameter.is_meta or (memory := _memory(parameter)) in kept:
             continue
-        seen.add(memory)
         if parameter is table:
             if parameter.device.type == "cpu":
                 continue
             moved = parameter.detach().cpu()
-        freed += parameter.untyped_storage().nbytes()
+        if memory not in seen:  # of fused weights, several are views of one memory: it is free when all are gone
+            seen.add(memory)
+            freed += parameter.untyped_storage().nbytes()
         parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
     model.released = "an engine that took them over has dropped what it does not need"
     return freed, moved

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Marker(Protocol):
-    """A point in the work of a stream: `torch.cuda.Event` is one."""
+    """A point in the work of a stream."""
 
     def record(self) -> Any:
         """Puts the point behind all work of the current stream so far."""
@@ -44,11 +44,12 @@ class CudaTransfers:
     """Pinned memory, copies that do not hold up the host, CUDA events.
 
     Args:
+        device: whose streams the copies run in; it need not be torch's current device.
         blocking: the host sleeps while it waits instead of spinning: less load, a little later.
     """
 
-    def __init__(self, *, blocking: bool = False) -> None:
-        self._blocking = blocking
+    def __init__(self, device: torch.device, *, blocking: bool = False) -> None:
+        self._device, self._blocking = device, blocking
 
     def host_like(self, tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -57,7 +58,25 @@ class CudaTransfers:
         target.copy_(source, non_blocking=True)
 
     def marker(self) -> Marker:
-        return torch.cuda.Event(blocking=self._blocking)
+        return CudaMarker(self._device, blocking=self._blocking)
+
+
+class CudaMarker:
+    """An event in the current stream of a device.
+
+    An event by itself takes the stream of torch's current device, and would be over before the copies on another one.
+    """
+
+    def __init__(self, device: torch.device, *, blocking: bool) -> None:
+        self._device, self._event = device, torch.cuda.Event(blocking=blocking)
+
+    def record(self) -> None:
+        """See `Marker.record`."""
+        self._event.record(torch.cuda.current_stream(self._device))
+
+    def synchronize(self) -> None:
+        """See `Marker.synchronize`."""
+        self._event.synchronize()
 
 
 class PinnedCopy:
@@ -72,8 +91,8 @@ class PinnedCopy:
 
     def __init__(self, buffers: Mapping[str, Tensor], transfers: Transfers | None = None) -> None:
         self._buffers = dict(buffers)
-        on_cuda = any(buffer.device.type == "cuda" for buffer in self._buffers.values())
-        self._transfers = CudaTransfers() if transfers is None and on_cuda else transfers
+        devices = [buffer.device for buffer in self._buffers.values() if buffer.device.type == "cuda"]
+        self._transfers = CudaTransfers(devices[0]) if transfers is None and devices else transfers
         self._staged: dict[str, Tensor] = {}
         self._left: Marker | None = None
         if self._transfers is not None:
@@ -116,7 +135,8 @@ class Fetch:
 
     def __init__(self, like: Tensor, transfers: Transfers | None = None) -> None:
         self._shape, self._dtype = like.shape, like.dtype
-        self._transfers = CudaTransfers() if transfers is None and like.device.type == "cuda" else transfers
+        on_cuda = like.device.type == "cuda"
+        self._transfers = CudaTransfers(like.device) if transfers is None and on_cuda else transfers
         self._there: Marker | None = None
         if self._transfers is not None:
             self._host = self._transfers.host_like(like)

@@ -30,7 +30,7 @@ class ViewGroup:
     grid: Grid
     members: tuple[int, ...]
     """Which pictures, in the order of the observation."""
-    places: Tensor
+    position_embeddings: Tensor
     """[patches,D], what is added to the embedding of every patch of a picture."""
     rope: Rope | None
     """cos and signed sin, float32 [patches,1,1,d]; None: the tower has none."""
@@ -119,7 +119,7 @@ class FrozenSiglip(FrozenVision):
 
     def __call__(self, pixel_values: Tensor, views: Views) -> tuple[Tensor, list[Tensor]]:
         def tower(hidden: Tensor, group: ViewGroup) -> tuple[Tensor, ...]:
-            hidden = hidden + group.places
+            hidden = hidden + group.position_embeddings
             for layer in self.layers:
                 hidden = layer(hidden, None)
             return (self._joined(self.norm(hidden), group.grid),)
@@ -157,9 +157,9 @@ class FrozenQwenVision(FrozenVision):
 
     @torch.no_grad()
     def views(self, grids: Sequence[Grid]) -> Views:
-        return _by_size(grids, self._places)
+        return _by_size(grids, self._positions)
 
-    def _places(self, grid: Grid) -> tuple[Tensor, Rope]:
+    def _positions(self, grid: Grid) -> tuple[Tensor, Rope]:
         coordinates = positions.patch_coordinates([grid], self.merge, self.table.device)
         indices, weights = positions.position_table_lookup([grid], coordinates, self.table_side)
         table = (self.table[indices] * weights[..., None].to(self.table.dtype)).sum(dim=0)
@@ -168,7 +168,7 @@ class FrozenQwenVision(FrozenVision):
 
     def __call__(self, pixel_values: Tensor, views: Views) -> tuple[Tensor, list[Tensor]]:
         def tower(hidden: Tensor, group: ViewGroup) -> tuple[Tensor, ...]:
-            hidden, taps = hidden + group.places, []
+            hidden, taps = hidden + group.position_embeddings, []
             for i, layer in enumerate(self.layers):
                 hidden = layer(hidden, group.rope)
                 if i in self.taps:
@@ -190,11 +190,11 @@ def frozen_vision(backbone: EagleBackbone | CosmosBackbone) -> FrozenVision:
     return FrozenSiglip(backbone) if isinstance(backbone, EagleBackbone) else FrozenQwenVision(backbone)
 
 
-def _by_size(grids: Sequence[Grid], places: Callable[[Grid], tuple[Tensor, Rope | None]]) -> Views:
+def _by_size(grids: Sequence[Grid], positions_of: Callable[[Grid], tuple[Tensor, Rope | None]]) -> Views:
     groups = []
     for grid in dict.fromkeys(grids):
         members = tuple(i for i, other in enumerate(grids) if other == grid)
-        groups.append(ViewGroup(grid, members, *places(grid)))
+        groups.append(ViewGroup(grid, members, *positions_of(grid)))
     return Views(tuple(grids), tuple(groups))
 
 
