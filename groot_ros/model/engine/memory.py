@@ -39,6 +39,8 @@ have 101 M numbers: 200 MB), kernels that CUDA loads on first use, and what the 
 PARAMETERS = {"n1d5": 2_398_284_528, "n1d6": 2_960_729_840, "n1d7": 3_144_013_952}
 """Numbers that are loaded of a released checkpoint, by generation."""
 _NAMES = {"n1d5": "N1.5", "n1d6": "N1.6", "n1d7": "N1.7"}
+OUT_OF_MEMORY = "out of GPU memory"
+"""How messages about it begin."""
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -144,7 +146,7 @@ def out_of_memory_message(error: BaseException, memory: DeviceMemory | None = No
         memory: of the device, read after the failure; None: it is not known.
     """
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    text = "out of GPU memory" + (f", {wanted[1]} wanted" if wanted else "")
+    text = OUT_OF_MEMORY + (f", {wanted[1]} wanted" if wanted else "")
     helps = "dtype:=bfloat16, precision:=fp8_weights, fewer cameras"
     if memory is None:
         return f"{text}; what helps: end other programs that use the GPU, {helps}"
