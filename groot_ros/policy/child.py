@@ -154,8 +154,15 @@ class _Idle:
 
 
 def _news(policy: Hosted, notices: Notices) -> News:
-    own, others = notices.take(), policy.news() if isinstance(policy, Informed) else News()
-    return News((*others.notices, *own), others.engine)
+    """What the policy and this module have to tell; an error in telling it is told, too, and ends nothing."""
+    others = News()
+    try:
+        if isinstance(policy, Informed):
+            others = policy.news()
+    except Exception as error:
+        traceback.print_exc()
+        notices.add(f"what the policy has to tell is not known: {type(error).__name__}: {error}")
+    return News((*others.notices, *notices.take()), others.engine)
 
 
 def _load(work: Channel, factory: str, arguments: dict[str, object]) -> Hosted:
@@ -173,7 +180,7 @@ def facts_of(policy: Hosted, warm_s: float) -> PolicyFacts:
     processor = policy.processor
     keys = processor.modality["state"].modality_keys
     ranges = {key: processor.state_limits(key) for key in keys}
-    news = policy.news() if isinstance(policy, Informed) else News()
+    news = _news(policy, Notices())
     return PolicyFacts(str(policy.device), processor.generation, warm_s, ranges, news.engine, news.notices)
 
 

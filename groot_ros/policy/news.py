@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+_BYTES = re.compile(r"\d+(\.\d+)?(?= ?([KMGT]i?B|[Bb]ytes)\b)")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class EngineFacts:
         buckets: prompt length -> mode, and the reason where it is not the one asked for.
         memory: what the engine holds, in words.
         pictures: where they are transformed, and how far from the host's way that is.
+        out_of_memory: how often an inference ran out of memory and was tried once more.
     """
 
     mode: str
@@ -33,6 +34,7 @@ class EngineFacts:
     buckets: tuple[tuple[str, str], ...] = ()
     memory: str = ""
     pictures: str = "host"
+    out_of_memory: int = 0
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Name and value, for diagnostics."""
@@ -42,6 +44,7 @@ class EngineFacts:
         yield "engine against plain model", self.agreement
         yield "memory", self.memory
         yield "pictures", self.pictures
+        yield "out of memory, tried once more", str(self.out_of_memory)
         for length, mode in self.buckets:
             yield f"prompt of {length}", mode
 
@@ -63,7 +66,7 @@ class News:
 
 
 class Notices:
-    """Sentences for the log, from any thread; one that was told before is not told again, whatever its numbers.
+    """Sentences for the log, from any thread; one that was told before is not told again, whatever bytes it counts.
 
     Attributes:
         count: how often one was added.
@@ -79,7 +82,7 @@ class Notices:
         """Tell ``text`` with the next :meth:`take`, unless it was added before."""
         with self._lock:
             self.count += 1
-            kind = _NUMBER.sub("0", text)
+            kind = _BYTES.sub("0", text)
             if kind not in self._told:
                 self._told.add(kind)
                 self._waiting.append(text)

@@ -28,6 +28,7 @@ PRECISIONS = ("model", "fp8_weights", "fp8")
 AGREES = 1e-4  # float32: largest |difference|, as a share of the largest |number|
 COSINE = 0.999  # bfloat16, whose rounding depends on the order of sums
 OUT_OF_MEMORY = "out of GPU memory"  # as `graphs.CudaGraphs` says it
+RETRY = "out of memory on"  # how the engine begins to say that it tries an inference once more
 SLOWER = "the plain model runs instead, which is slower"
 
 Grids = tuple[tuple[int, int, int], ...]
@@ -119,6 +120,7 @@ class Sampler:
         self._reason = self._agreement = ""
         self._precision = "model"
         self._modes: dict[int, str] = {}  # length of a prompt -> how the last inference with it was run
+        self._retries = 0  # after memory ran out
         self._facts: EngineFacts | None = None
         self._facts_of = -1  # how many notices there were
 
@@ -198,7 +200,7 @@ class Sampler:
 
     def _new_facts(self) -> EngineFacts:
         if self.engine is None:
-            return EngineFacts("plain", self._reason, agreement=self._agreement)
+            return EngineFacts("plain", self._reason, agreement=self._agreement, out_of_memory=self._retries)
         report = self.engine.report()
         return EngineFacts(
             report.mode,
@@ -207,13 +209,19 @@ class Sampler:
             self._agreement,
             tuple(report.lengths.items()),
             f"{1e-6 * report.weight_bytes:.0f} MB of weights; {1e-6 * report.released_bytes:.0f} MB dropped",
+            out_of_memory=self._retries,
         )
+
+    def _said(self, text: str) -> None:
+        """By the engine."""
+        self._retries += text.startswith(RETRY)
+        self._notices.add(text)
 
     def _agreeing(self, inputs: dict[str, Tensor], noise: Tensor, expected: Tensor) -> Engine | None:
         """The engine, if it says what the model says."""
         engine = None
         try:
-            engine = make_engine(self._model, self._embodiment_id, self._choice, self._notices.add)
+            engine = make_engine(self._model, self._embodiment_id, self._choice, self._said)
             self._agreement, agrees = compared(engine.sample(inputs, noise=noise), expected, self._model.dtype)
         except Exception as error:
             reason = f"the engine cannot run this checkpoint here: {said(error)}"
@@ -269,6 +277,7 @@ class Sampler:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            self._retries += 1
             self._notices.add(f"out of memory in the middle of a run, trying once more: {said(error)}")
         free_unused(self._model.device)
         with telling_what_memory_is_there(self._model.device):

@@ -124,6 +124,7 @@ class Cooling(Scripted):
         warm: what ``keep_warm`` does: ``raise``, ``exit``, or ``wait`` for a byte in ``gate``.
         bell, gate: FIFOs; ``bell`` gets a byte when ``keep_warm`` has begun.
         notice: what it has to say at the start.
+        dumb: ``news`` raises, after so many times.
     """
 
     def __init__(
@@ -133,8 +134,10 @@ class Cooling(Scripted):
         bell: Path | None = None,
         gate: Path | None = None,
         notice: str = "",
+        dumb: int | None = None,
     ) -> None:
         super().__init__()
+        self._news_left = dumb
         self.keep_warm_s = keep_warm_s
         self._warm, self._warm_bell, self._gate = warm, bell, gate
         self._runs = 0
@@ -155,6 +158,10 @@ class Cooling(Scripted):
             self._gate.read_bytes()
 
     def news(self) -> News:
+        if self._news_left is not None:
+            self._news_left -= 1
+            if self._news_left < 0:
+                raise RuntimeError("CUDA error: unspecified launch failure")
         return News(self._notices.take(), EngineFacts("graph", buckets=(("48", f"warmed {self._runs} times"),)))
 
 

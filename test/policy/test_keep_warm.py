@@ -147,3 +147,17 @@ def test_what_the_start_had_to_say_is_told_once() -> None:
         assert policy.take_notices() == ["the plain model runs instead"]
         policy.act(observation())
         assert policy.take_notices() == []
+
+
+@pytest.mark.parametrize("dumb", [0, 1])
+def test_a_policy_that_cannot_tell_its_news_answers_all_the_same(dumb: int) -> None:
+    """From the start on, or later; what is wrong is told, then once more at most."""
+    told = ["what the policy has to tell is not known: RuntimeError: CUDA error: unspecified launch failure"]
+    with running(dumb=dumb) as policy:
+        assert policy.take_notices() == (told if dumb == 0 else [])
+        for number in range(3):
+            assert policy.act(observation(stamp_ns=number)).stamp_ns == number
+        with pytest.raises(LookupError):
+            policy.act(observation("raise KeyError"))
+        assert policy.take_notices() == told
+        assert policy.gone is None

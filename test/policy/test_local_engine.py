@@ -393,6 +393,7 @@ def test_the_plain_model_tries_once_more_when_memory_ran_out(
     same(policy.act(seen(policy), seed=1), expected)
     [notice] = policy.news().notices
     assert notice.startswith("out of memory in the middle of a run, trying once more: OutOfMemoryError: CUDA out of")
+    assert facts(policy).out_of_memory == 1
     monkeypatch.setattr(policy.model, "sample", out_of_memory(2, sample))
     with pytest.raises(memory.DeviceMemoryError, match=r"out of GPU memory, 2.00 GiB wanted; what helps: end other"):
         policy.act(seen(policy), seed=1)
@@ -667,6 +668,7 @@ def test_memory_that_runs_out_in_the_middle_is_told_once_and_the_chunk_comes(
     expected = plain.act(seen(plain, "memory 1 again"), seed=1)
     same(hosted.act(seen(plain, "memory 1 again"), seed=1), expected, 1e-4)
     assert hosted.take_notices() == []
+    assert hosted.facts.engine is not None and hosted.facts.engine.out_of_memory == 2
     with pytest.raises(RuntimeError, match=r"out of GPU memory, 2.00 GiB wanted; what helps: end other programs"):
         hosted.act(seen(plain, "memory 2"), seed=1)
     same(hosted.act(seen(plain, "memory 2"), seed=1), plain.act(seen(plain, "memory 2"), seed=1), 1e-4)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from groot_ros.policy.news import EngineFacts, News, Notices
 
 
-def test_a_sentence_is_told_once_whatever_its_numbers() -> None:
+def test_a_sentence_is_told_once_whatever_bytes_it_counts() -> None:
     notices = Notices()
     for free in ("11.56 MiB", "9.06 MiB", "7 MiB"):
         notices.add(f"out of memory on cuda:0: {free} free; trying once more")
@@ -19,6 +19,22 @@ def test_a_sentence_is_told_once_whatever_its_numbers() -> None:
     )
     notices.add("out of memory on cuda:0: 1 MiB free; trying once more")
     assert (notices.take(), notices.count) == ((), 5)
+
+
+def test_other_numbers_are_other_news() -> None:
+    """Another length of prompt, another device."""
+    notices = Notices()
+    said = [
+        *(f"2 picture(s), prompts of up to {length} tokens: no graph, stream is capturing" for length in (48, 64)),
+        *(f"out of memory on cuda:{index}: trying once more" for index in (0, 1)),
+        *(f"largest difference {share} of the largest number" for share in (0.01, 0.02)),
+    ]
+    for text in said * 2:
+        notices.add(text)
+    assert notices.take() == tuple(said)
+    for text in ("7 GiB wanted", "8.5 GiB wanted", "9 GB free", "10GB free", "1024 bytes", "1 bytes"):
+        notices.add(text)
+    assert notices.take() == ("7 GiB wanted", "9 GB free", "10GB free", "1024 bytes")
 
 
 def test_none_is_lost_or_doubled_between_threads() -> None:
