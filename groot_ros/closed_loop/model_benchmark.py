@@ -119,7 +119,10 @@ def hand_out(report: dict[str, Any], tables: Sequence[Table], output: Path | Non
     # As wide as the tables: a cell that is cut says nothing.
     out = Console(highlight=False, width=max([Console().width, *(_width(table) for table in tables)]))
     for table in tables:
-        out.print(drawn(table))
+        if table.rows:
+            out.print(drawn(table))
+        else:
+            out.print(table.title, markup=False, soft_wrap=True)
         for note in table.notes:
             out.print(note, markup=False, soft_wrap=True)
         out.print()
@@ -141,6 +144,8 @@ def drawn(table: Table) -> RichTable:
 
 def _width(table: Table) -> int:
     """Columns of characters that a drawn table takes."""
+    if not table.rows:
+        return 0
     lines = [table.columns, *table.rows]
     return sum(max(len(line[i]) for line in lines) + 3 for i in range(len(table.columns))) + 1
 

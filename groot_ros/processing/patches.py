@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from groot_ros.processing.errors import ProcessorError, describe, read_json_object
 from groot_ros.processing.images import Frames, as_one, as_tensor, resize_antialiased
+from groot_ros.processing.resampling import PIL_BITS, Antialiased
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 # Qwen's own limit; beyond it a side would be resized to nothing.
@@ -197,10 +200,12 @@ class EagleLayout(Layout):
         return rows, columns
 
     def resize(self, frames: Frames) -> Frames:
-        """uint8 [N, H, W, 3] -> uint8 [N, rows, columns, 3], by PIL's bicubic filter."""
+        """uint8 [N, H, W, 3] -> uint8 [N, rows, columns, 3], by PIL's bicubic filter; without PIL slower."""
         rows, columns = self.target_size(*frames.shape[1:3])
         if frames.shape[1:3] == (rows, columns):
             return frames
+        if not has_pillow():
+            return _without_pillow(frames, (rows, columns))
         from PIL import Image  # the one place; the others do without it
 
         pictures = [Image.fromarray(frame).resize((columns, rows), Image.Resampling.BICUBIC) for frame in frames]
@@ -259,6 +264,28 @@ class TileLayout(Layout):
             lines = _planes(frame).view(f"V{patch}").reshape(3, self.size // patch, patch, -1)
             cut = np.ascontiguousarray(lines.transpose(1, 3, 0, 2)).view(np.uint8)
             _scaled(cut.reshape(target.shape), target)
+
+
+@cache
+def has_pillow() -> bool:
+    """Pillow can be imported."""
+    try:
+        from PIL import Image  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _without_pillow(frames: Frames, size: tuple[int, int]) -> Frames:
+    """PIL's bicubic filter, [N, H, W, 3] -> [N, *size, 3], without it."""
+    height, width = frames.shape[1:3]
+    resized = _bicubic((height, width), size)(as_tensor(frames).permute(0, 3, 1, 2))
+    return resized.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@lru_cache(maxsize=8)
+def _bicubic(old: tuple[int, int], new: tuple[int, int]) -> Antialiased:
+    return Antialiased(old, new, "bicubic", PIL_BITS)
 
 
 def _planes(image: Frames) -> Frames:

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from groot_ros.processing import vision
+from groot_ros.processing import patches, vision
 from groot_ros.processing.errors import ProcessorError
 from groot_ros.processing.images import FloatTransform, ImageTransform, scale_letter_boxed
 from groot_ros.processing.modality import ModalityConfig
@@ -224,3 +224,14 @@ def test_threads_are_neither_copied_nor_pickled() -> None:
         done: list[int] = []
         other.each(done.append, 2, 2)
         assert sorted(done) == [0, 1]
+
+
+@pytest.mark.parametrize("size", [(256, 341), (256, 256), (20, 300), (97, 640)])
+def test_without_pillow_a_picture_is_resized_to_the_same_bytes(monkeypatch, size: tuple[int, int]) -> None:
+    frames = np.random.default_rng(3).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    frames[1, ::2] = 255
+    expected = EagleLayout().resize(frames)
+    monkeypatch.setattr(patches, "has_pillow", lambda: False)
+    found = EagleLayout().resize(frames)
+    assert found.dtype == np.uint8 and found.flags.c_contiguous
+    np.testing.assert_array_equal(found, expected)

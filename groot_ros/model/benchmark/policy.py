@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from groot_ros.model.benchmark.floors import floor_s, gpu_of, operations, work
 from groot_ros.model.benchmark.host import describe_host
+from groot_ros.model.benchmark.ladder import BROKEN, Ladder, free, one_line
 from groot_ros.model.benchmark.options import RUNG_NAMES
 from groot_ros.model.benchmark.random_model import parameter_count, random_model, weight_bytes
 from groot_ros.model.benchmark.robots import Robot, plain_robot, random_processor
-from groot_ros.model.benchmark.rungs import RUNGS, Rung, Runner, Unavailable
+from groot_ros.model.benchmark.rungs import RUNGS
 from groot_ros.model.benchmark.sampler import Progress, text_tokens
 from groot_ros.model.benchmark.subject import Subject, load_parts, random_subject
-from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, spread, threads, worst
+from groot_ros.model.benchmark.tables import setting_title
+from groot_ros.model.benchmark.timing import threads
 from groot_ros.model.groot import GrootModel
+from groot_ros.processing.patches import has_pillow
 from groot_ros.processing.processor import Processor
 
-STAGES = ("data", "backbone", "head", "decode")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ def measure_policy(settings: PolicySettings, progress: Progress | None = None) -
 
     Returns:
         The report: `host`, `settings`, and per generation and number of cameras an entry of `results`; see
-        benchmarks/README.md.
+        benchmarks/README.md. A setting that cannot be measured is an entry with the `reason`.
 
     Raises:
-        ValueError: see `PolicySettings.check`, `random_processor`, `load_parts`.
-        RuntimeError: the device is out of memory with the plain network.
+        ValueError: see `PolicySettings.check`.
+        Exception: nothing could be measured. Where it is for one reason everywhere, that error (ValueError: see
+            `random_processor`, `load_parts`; OSError; RuntimeError: out of memory with the plain network, and
+            anything else), else a RuntimeError with all reasons.
     """
     settings.check()
     with threads(settings.threads):
@@ -98,31 +100,73 @@ def measure_policy(settings: PolicySettings, progress: Progress | None = None) -
 def _report(settings: PolicySettings, progress: Progress | None) -> dict[str, Any]:
     host = describe_host(settings.device)
     results: list[dict[str, Any]] = []
+    errors: list[Exception] = []
     jobs = _jobs(settings)
     total = sum(len(cameras) for _, cameras in jobs)
     for generation, cameras in jobs:
 
-        def tell(text: str, share: float, done: int = 0) -> None:
+        def tell(text: str, share: float) -> None:
             if progress is not None:
-                progress(text, (done + share) / total)
+                progress(text, (len(results) + share) / total)
 
-        tell(f"{generation or settings.checkpoint}: weights", 0.0, len(results))
-        model, processor, source = _network(settings, generation)
+        tell(f"{generation or settings.checkpoint}: weights", 0.0)
+        network = _tried(partial(_network, settings, generation))
         for count in cameras:
-            subject = _subject(settings, model, processor, source, count)
-            start = len(results)
-
-            def tell_row(text: str, share: float, start: int = start) -> None:
-                tell(text, share, start)
-
-            results.append(_measure(settings, subject, tell_row, last=count == cameras[-1]))
-            del subject
-            _free(settings.device)
-        del model, processor
-        _free(settings.device)
+            made: dict[str, Any] | Exception
+            if isinstance(network, Exception):
+                made = network
+            else:
+                made = _tried(partial(_measured, settings, network, count, tell, last=count == cameras[-1]))
+            if isinstance(made, Exception):
+                errors.append(made)
+                made = _not_measured(settings, generation, count, made)
+            results.append(made)
+        del network
+        _tried(partial(free, settings.device))
+    if len(errors) == len(results):
+        raise _nothing(results, errors)
     if progress is not None:
         progress("done", 1.0)
     return {"benchmark": "policy", "format": 1, "host": host, "settings": settings.said(), "results": results}
+
+
+def _tried(call: Callable[[], Result]) -> Result | Exception:
+    """What the call gives, or the error that it ends with, which holds nothing of what the call had made."""
+    try:
+        return call()
+    except BROKEN as error:
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+
+
+def _measured(
+    settings: PolicySettings,
+    network: tuple[GrootModel, Processor | None, str],
+    cameras: int,
+    tell: Callable[[str, float], None],
+    *,
+    last: bool,
+) -> dict[str, Any]:
+    free(settings.device)
+    return _measure(settings, _subject(settings, *network, cameras), tell, last=last)
+
+
+def _not_measured(settings: PolicySettings, generation: str | None, cameras: int, error: Exception) -> dict[str, Any]:
+    """The entry of a setting that could not be measured."""
+    source = settings.checkpoint if generation is None else _source(settings, generation)
+    return {"generation": generation, "source": source, "cameras": cameras or None, "reason": one_line(error)}
+
+
+def _nothing(results: Sequence[dict[str, Any]], errors: Sequence[Exception]) -> Exception:
+    """The error of a run that measured nothing: the only one, or a list of them."""
+    if len({row["reason"] for row in results}) == 1:
+        return errors[0] if isinstance(errors[0], (RuntimeError, ValueError, OSError)) else RuntimeError(str(errors[0]))
+    where = (setting_title(row) for row in results)
+    return RuntimeError("; ".join(f"{title}: {row['reason']}" for title, row in zip(where, results, strict=True)))
+
+
+def _source(settings: PolicySettings, generation: str) -> str:
+    return f"random {settings.size} {generation}"
 
 
 def _jobs(settings: PolicySettings) -> list[tuple[str | None, Sequence[int]]]:
@@ -141,7 +185,7 @@ def _network(settings: PolicySettings, generation: str | None) -> tuple[GrootMod
         return *found, settings.checkpoint
     processor, config = random_processor(_robot(settings, generation, 1), generation, settings.size)
     model = random_model(config, settings.dtype, settings.device, settings.seed)
-    return model, processor if settings.robots else None, f"random {settings.size} {generation}"
+    return model, processor if settings.robots else None, _source(settings, generation)
 
 
 def _robot(settings: PolicySettings, generation: str, cameras: int) -> Robot:
@@ -169,22 +213,35 @@ def _measure(
     """One entry of `results`; `last`: the network is not needed any more, so that its memory can be released."""
     config = subject.model.config
     cameras = len(subject.processor.modality["video"].modality_keys)
-    title = f"{subject.source}, {cameras} {'camera' if cameras == 1 else 'cameras'}"
+    title = setting_title({"source": subject.source, "cameras": cameras})
     steps = settings.steps or config.num_inference_timesteps
-    measured = _Ladder(settings, subject, steps)
+    measured = Ladder(settings, subject, steps)
     chosen = [rung for rung in RUNGS if rung.name == "plain" or rung.name in settings.rungs]
-    for i, rung in enumerate(chosen):
-        tell(f"{title}: {rung.name}: preparing", 0.3 * i / len(chosen))
-        measured.prepare(rung)
-    for i in range(settings.repeats):
-        tell(f"{title}: run {i + 1} of {settings.repeats}", 0.3 + 0.6 * i / settings.repeats)
-        measured.run(i)
-    tell(f"{title}: host work beside the network", 0.9)
-    measured.overlap()
-    result = {
+    try:
+        for i, rung in enumerate(chosen):
+            tell(f"{title}: {rung.name}: preparing", 0.3 * i / len(chosen))
+            measured.prepare(rung)
+        for i in range(settings.repeats):
+            tell(f"{title}: run {i + 1} of {settings.repeats}", 0.3 + 0.6 * i / settings.repeats)
+            measured.run(i)
+        tell(f"{title}: host work beside the network", 0.9)
+        measured.overlap()
+        result = _described(settings, subject, steps) | {"rungs": measured.rows()}
+        result["released"] = measured.released() if last else None
+    finally:
+        measured.close()
+    return result
+
+
+def _described(settings: PolicySettings, subject: Subject, steps: int) -> dict[str, Any]:
+    """What was measured."""
+    config = subject.model.config
+    return {
         "generation": config.generation,
         "source": subject.source,
-        "cameras": cameras,
+        "cameras": len(subject.processor.modality["video"].modality_keys),
+        "reason": None,
+        "notes": _notes(settings, subject),
         "pictures": {scene: list(shape) for scene, shape in subject.sizes.items()},
         "steps": steps,
         "horizon": config.action_horizon,
@@ -200,172 +257,19 @@ def _measure(
         },
         "attention": subject.model.backbone.visual.config._attn_implementation,
         "floors": _floors(subject, steps),
-        "rungs": measured.rows(),
     }
-    result["released"] = measured.released() if last else None
-    measured.close()
-    return result
 
 
-class _Ladder:
-    """The rungs of one setting: made one after the other, run in turn."""
-
-    def __init__(self, settings: PolicySettings, subject: Subject, steps: int) -> None:
-        self._settings, self._subject, self._steps = settings, subject, steps
-        self._watch, self._memory = Stopwatch(settings.device), Memory(settings.device)
-        self._runners: dict[str, Runner] = {}
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._times: dict[str, dict[str, list[float]]] = {}
-        self._expected: list[torch.Tensor] = []
-
-    def prepare(self, rung: Rung) -> None:
-        """Makes a rung, runs it for the first time and to warm up, and compares it with the plain network."""
-        row: dict[str, Any] = {"name": rung.name, "what": rung.what, "reason": None}
-        self._rows[rung.name] = row
-        row["reason"] = rung.unavailable(self._settings.device)
-        if row["reason"] is not None:
-            return
-        _free(self._settings.device)
-        self._memory.forget_peak()
-        before = self._memory.held()
-        runners: list[Runner] = []
-        try:
-            row |= self._first(rung, runners)
-        except (RuntimeError, ValueError, ImportError) as error:
-            if rung.name == "plain":
-                raise
-            for runner in runners:
-                runner.close()
-            row["reason"] = _one_line(error)
-            return
-        row["memory"] = {
-            "of": self._memory.of,
-            "weights": runners[0].weight_bytes(),
-            "before": before,
-            "kept": difference(self._memory.held(), before),
-            "peak": difference(self._memory.peak(), before),
-            "reserved": self._memory.reserved(),
-        }
-        row["notes"] = list(runners[0].notes())
-        self._runners[rung.name] = runners[0]
-        self._times[rung.name] = {name: [] for name in (*STAGES, "e2e", "e2e_cpu")}
-
-    def _first(self, rung: Rung, runners: list[Runner]) -> dict[str, Any]:
-        """The first chunks of a rung, which goes to `runners`: how long they take, and how near to plain they are."""
-        runner, build_s = self._watch.wall(partial(rung.make, self._subject, self._steps, self._settings.device))
-        runners.append(runner)
-        first_s, ready_s = self._begin(runner)
-        for i in range(1 + self._settings.warmup):
-            self._chunk(runner, i)
-        reason = runner.fallback()
-        if reason is not None:
-            raise Unavailable(reason)
-        self._staged(runner, 0)
-        chunks = self._actions(runner)
-        self._expected = self._expected or chunks
-        same = [agreement(chunk, wanted) for chunk, wanted in zip(chunks, self._expected, strict=True)]
-        return {
-            "agreement": None if rung.name == "plain" else worst(same),
-            "first_s": {"build": build_s, "inference": first_s, "ready": ready_s},
-        }
-
-    def _begin(self, runner: Runner) -> tuple[float, float]:
-        """Seconds of the first chunk, and until what it set off in the background is done.
-
-        Nothing here waits for the whole device: that would end the recording of a graph in the other thread.
-        """
-        begin = time.perf_counter()
-        self._chunk(runner, 0)
-        first = time.perf_counter()
-        runner.ready()
-        return first - begin, time.perf_counter() - first
-
-    def run(self, number: int) -> None:
-        """Every rung once end to end and once stage by stage; who begins changes from run to run."""
-        names = list(self._runners)
-        first = number % len(names)
-        for name in (*names[first:], *names[:first]):
-            runner, times = self._runners[name], self._times[name]
-            begin = time.process_time()
-            _, seconds = self._watch.wall(lambda runner=runner: self._chunk(runner, number))  # type: ignore[misc]
-            times["e2e"].append(seconds)
-            times["e2e_cpu"].append(time.process_time() - begin)
-            for stage, seconds in self._staged(runner, number).items():
-                times[stage].append(seconds)
-
-    def overlap(self) -> None:
-        """Chunks per second while a thread prepares the next observation."""
-        for name, runner in self._runners.items():
-            with ThreadPoolExecutor(1) as pool:
-                ahead = pool.submit(runner.encode, 0)
-                ahead.result()
-                self._watch.wait()
-                begin = time.perf_counter()
-                for i in range(self._settings.repeats):
-                    inputs = ahead.result()
-                    ahead = pool.submit(runner.encode, i + 1)
-                    self._subject.decode(runner.sample(inputs, self._subject.noise), i)
-                self._watch.wait()
-                seconds = time.perf_counter() - begin
-            self._rows[name]["overlapped_hz"] = self._settings.repeats / seconds
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What a report holds of each rung, times included."""
-        plain = spread(self._times["plain"]["e2e"])["p50"]
-        for name, times in self._times.items():
-            e2e = spread(times["e2e"])
-            self._rows[name] |= {
-                "stages_ms": {stage: spread(times[stage]) for stage in STAGES if times[stage]},
-                "e2e_ms": e2e,
-                "e2e_cpu_ms": spread(times["e2e_cpu"]),
-                "speedup": plain / e2e["p50"],
-            }
-        return list(self._rows.values())
-
-    def released(self) -> dict[str, Any] | None:
-        """What is held where only the engine is left, as on a robot. None: no engine was measured. The last call."""
-        name = next((name for name in ("graph", "engine") if name in self._runners), None)
-        if name is None:
-            return None
-        kept = self._runners.pop(name)
-        self.close()
-        self._runners = {name: kept}
-        freed = kept.release()
-        _free(self._settings.device)
-        self._memory.forget_peak()
-        self._chunk(kept, 0)
-        return {
-            "rung": name,
-            "of": self._memory.of,
-            "freed": freed,
-            "held": self._memory.held(),
-            "peak": self._memory.peak(),
-            "reserved": self._memory.reserved(),
-        }
-
-    def close(self) -> None:
-        """Gives back what the rungs hold."""
-        for runner in self._runners.values():
-            runner.close()
-        self._runners.clear()
-
-    def _chunk(self, runner: Runner, number: int) -> Any:
-        """Pictures to actions, as a policy does it."""
-        inputs = runner.encode(number)
-        return self._subject.decode(runner.sample(inputs, self._subject.noise), number)
-
-    def _staged(self, runner: Runner, number: int) -> dict[str, float]:
-        inputs, data = self._watch.wall(lambda: runner.encode(number))
-        if not self._settings.stages:
-            return {"data": data}
-        actions, inner = runner.staged(inputs, self._subject.noise, self._watch)
-        _, decode = self._watch.wall(lambda: self._subject.decode(actions, number))
-        return {"data": data, **inner, "decode": decode}
-
-    def _actions(self, runner: Runner) -> list[torch.Tensor]:
-        """Normalised actions of every observation, on the CPU."""
-        numbers = range(len(self._subject.scenes))
-        return [runner.sample(runner.encode(i), self._subject.noise).float().cpu() for i in numbers]
+def _notes(settings: PolicySettings, subject: Subject) -> list[str]:
+    """What makes the numbers others than a reader would think."""
+    notes = []
+    generation = subject.model.config.generation
+    if generation == "n1d6" and not has_pillow():
+        notes.append(
+            "there is no Pillow: data, and with it E2E, is with the package's own resizing, of the same bytes but "
+            "slower; pip install pillow"
+        )
+    return notes
 
 
 def _floors(subject: Subject, steps: int) -> dict[str, Any]:
@@ -380,15 +284,3 @@ def _floors(subject: Subject, steps: int) -> dict[str, Any]:
             if exact and gpu.fp8 is not None:
                 found["fp8_ms"] = 1e3 * floor_s(listed, gpu, fp8=True)
     return found
-
-
-def _free(device: torch.device) -> None:
-    """Gives back what nobody holds any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].strip() if text else type(error).__name__

@@ -20,7 +20,9 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """The table with aligned columns."""
+        """The table with aligned columns; without rows the title and the notes."""
+        if not self.rows:
+            return "\n".join([self.title, *self.notes])
         lines = [list(self.columns), *map(list, self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         out = [self.title]
@@ -68,13 +70,20 @@ _POLICY_COLUMNS = (
 )
 
 
+def setting_title(row: dict[str, Any]) -> str:
+    """What an entry of a policy report is of."""
+    return row["source"] if row["cameras"] is None else f"{row['source']}, {_count(row['cameras'], 'camera')}"
+
+
 def _policy_table(row: dict[str, Any]) -> Table:
+    if row["reason"] is not None:
+        return Table(setting_title(row), (), notes=[f"not measured: {row['reason']}"])
     tokens = row["tokens"]
     sizes = f"{tokens['image']} image + {tokens['text']} text tokens, {row['parameters'] / 1e6:.1f} M parameters"
     table = Table(
-        f"{row['source']}, {_count(row['cameras'], 'camera')}, {sizes}, {row['steps']} steps, {row['dtype']} on "
-        f"{row['device']}; milliseconds, p50",
+        f"{setting_title(row)}, {sizes}, {row['steps']} steps, {row['dtype']} on {row['device']}; milliseconds, p50",
         _POLICY_COLUMNS,
+        notes=list(row["notes"]),
     )
     for rung in row["rungs"]:
         if rung["reason"] is not None:
@@ -101,7 +110,7 @@ def _rung_cells(rung: dict[str, Any]) -> tuple[str, ...]:
         *(f"{stages[name]['p50']:.2f}" if name in stages else NONE for name in ("data", "backbone", "head", "decode")),
         *(f"{e2e[name]:.2f}" for name in ("p50", "p95", "p99")),
         f"{rung['speedup']:.2f}x",
-        f"{rung['overlapped_hz']:.1f}",
+        NONE if rung["overlapped_hz"] is None else f"{rung['overlapped_hz']:.1f}",
         f"{sum(rung['first_s'].values()):.2f}",
         NONE if peak is None else f"{peak / MIB:.0f}",
         NONE if same is None else f"{same['cosine']:.7f}",
