@@ -23,7 +23,7 @@ from groot_ros.observation.types import Observation
 from groot_ros.policy.agreement import check_processor_and_network
 from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.news import EngineFacts, News, Notices
-from groot_ros.policy.pictures import DevicePictures
+from groot_ros.policy.pictures import FRAMES, ON_HOST, DevicePictures, Pictures, device_pictures
 from groot_ros.policy.prefix import guidance_of, native_options, restore
 from groot_ros.policy.sampler import Choice, Sampler, telling_what_memory_is_there
 
@@ -77,7 +77,8 @@ class LocalPolicy:
         precision: of the engine's large products: ``model``, ``fp8_weights`` or ``fp8``.
         precision_file: the measurement that allows another than ``model``; None: the user's cache.
         keep_warm_s: see ``child.Coolable``; 0 on a CPU, whatever is given.
-        pictures_on_device: transform them there if that gives what the host's libraries give; see ``DevicePictures``.
+        pictures_on_device: transform them there if that gives what the host's libraries give; see ``DevicePictures``;
+            not on a CPU, where there is nothing to win.
 
     Raises:
         CheckpointError, ProcessorError: the directory is incomplete or of something else, or the cameras' sizes do
@@ -138,7 +139,8 @@ class LocalPolicy:
             )
         check_processor_and_network(self.processor, self.model, str(directory))
         self._max_prompt_tokens = self.model.max_prompt_tokens
-        self._pictures = self._device_pictures(sizes) if pictures_on_device else None
+        on_device = self._device_pictures(sizes) if pictures_on_device else None
+        self._pictures = Pictures(self.processor, self._notices, on_device)
         choice = Choice(engine, graphs, compile, num_steps)
         self._sampler = Sampler(self.model, self.processor.embodiment_id, choice, self._notices)
         if embodiment.language.default is not None:
@@ -168,9 +170,7 @@ class LocalPolicy:
 
     def news(self) -> News:
         """Notices, and how chunks are computed where that has changed."""
-        facts = self._sampler.facts()
-        if self._pictures is not None:
-            facts = replace(facts, pictures=f"{self.device}, {self._pictures.agreement}")
+        facts = replace(self._sampler.facts(), pictures=self._pictures.where)
         changed, self._told = facts != self._told, facts
         return News(self._notices.take(), facts if changed else None)
 
@@ -210,11 +210,7 @@ class LocalPolicy:
             ProcessorError: an observation that the checkpoint's processor refuses.
         """
         begin = time.perf_counter()
-        seen = observation.video, observation.state, observation.instruction
-        if self._pictures is not None:
-            inputs = self._pictures.encode(*seen)
-        else:
-            inputs = self.processor.collate([self.processor.encode(*seen)])
+        inputs = self._pictures.encode(observation)
         return Encoded(observation, inputs, time.perf_counter() - begin)
 
     def act_encoded(self, encoded: Encoded, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
@@ -231,6 +227,7 @@ class LocalPolicy:
         continued = time.perf_counter()
         normalized, usual = self._sampler.sample(self._inputs(encoded), self._noise(seed), **continuation)
         normalized = normalized.float().cpu()
+        usual &= FRAMES not in encoded.inputs or self._pictures.on_device is not None
         self._last = encoded
         sampled = time.perf_counter()
         state = {key: value[None] for key, value in observation.state.items()}
@@ -251,14 +248,13 @@ class LocalPolicy:
         )
 
     def _inputs(self, encoded: Encoded) -> dict[str, torch.Tensor]:
-        return encoded.inputs if self._pictures is None else self._pictures.finish(encoded.inputs)
+        return self._pictures.finish(encoded.inputs, encoded.observation)
 
     def _device_pictures(self, sizes: Mapping[str, tuple[int, int]]) -> DevicePictures | None:
-        try:
-            return DevicePictures(self.processor, sizes, self.device)
-        except ValueError as error:
-            self._notices.add(f"pictures_on_device: {error}; they are transformed on the host instead")
-            return None
+        if self.device.type == "cuda":
+            return device_pictures(self.processor, sizes, self.device, self._notices)
+        self._notices.add(f"pictures_on_device: expected a GPU, found device {self.device}; {ON_HOST} instead")
+        return None
 
     def keep_warm(self) -> None:
         """Run once on what was seen last, or a blank observation; the chunk is thrown away."""
