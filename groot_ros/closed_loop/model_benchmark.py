@@ -17,7 +17,7 @@ from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.untrained import metadata_modalities, statistics
 from groot_ros.model.benchmark.host import describe_host, host_line
-from groot_ros.model.benchmark.options import find_device
+from groot_ros.model.benchmark.options import check_output, find_device
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.robots import Robot
 from groot_ros.model.benchmark.sampler import SamplerSettings, measure_sampler, too_slow
@@ -31,8 +31,9 @@ def run_policy_benchmark(settings: PolicySettings, output: Path | None, console:
 
     Raises:
         ValueError: see ``measure_policy``.
-        OSError: ``output`` cannot be written.
+        OSError: ``output`` cannot be written, which is known before anything is measured.
     """
+    check_output(output)
     with _bar(console) as tell:
         report = measure_policy(settings, tell)
     hand_out(report, policy_tables(report), output)
@@ -45,8 +46,9 @@ def run_sampler_benchmark(
 
     Raises:
         ValueError: see ``measure_sampler``.
-        OSError: ``output`` cannot be written.
+        OSError: ``output`` cannot be written, which is known before anything is measured.
     """
+    check_output(output)
     with _bar(console) as tell:
         report = measure_sampler(settings, tell)
     hand_out(report, sampler_tables(report), output)
@@ -72,8 +74,9 @@ def run_preprocess_benchmark(
 
     Raises:
         ValueError: see ``measure_preprocess``.
-        OSError: ``output`` cannot be written.
+        OSError: ``output`` cannot be written, which is known before anything is measured.
     """
+    check_output(output)
     with _bar(console) as tell:
         rows = measure_preprocess(
             generations, cameras, sizes, repeats, threads=threads, devices=devices, warmup=warmup, tell=tell

@@ -282,8 +282,9 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from groot_ros.model.benchmark.host import describe_host, host_line
-    from groot_ros.model.benchmark.options import find_device
+    from groot_ros.model.benchmark.options import check_output, find_device
 
+    check_output(options.output)
     rows = measure_preprocess(
         options.generations or GENERATIONS,
         options.cameras,

@@ -277,7 +277,11 @@ def has_pillow() -> bool:
 
 
 def _without_pillow(frames: Frames, size: tuple[int, int]) -> Frames:
-    """PIL's bicubic filter, [N, H, W, 3] -> [N, *size, 3], without it."""
+    """PIL's bicubic filter, [N, H, W, 3] -> [N, *size, 3], without it.
+
+    Columns come before rows, as in Pillow up to 12; 13 begins with rows where the height shrinks by much more than the
+    width (python-pillow/Pillow#9549), which the sizes of a released checkpoint do not.
+    """
     height, width = frames.shape[1:3]
     resized = _bicubic((height, width), size)(as_tensor(frames).permute(0, 3, 1, 2))
     return resized.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

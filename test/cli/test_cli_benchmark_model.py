@@ -86,6 +86,9 @@ REFUSALS = {
     "no number of cameras": (["policy", "--size", "tiny", "--cameras", "two"], "separated by commas"),
     "no size": (["policy", "--size", "tiny", "--camera-size", "640"], "WIDTHxHEIGHT"),
     "no robot": (["policy", "--size", "tiny", "-e", "nobody"], "nobody"),
+    "nowhere to write to": (["policy", "--size", "tiny", "--output", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
+    "a folder to write to": (["sampler", "--size", "tiny", "--output", "/"], "directory"),
+    "no folder to write to": (["preprocess", "--output", "/nowhere/at/all.json"], "/nowhere/at/all.json"),
     "no checkpoint": (["policy", "-c", "/nowhere/at/all", "--device", "cpu"], "/nowhere/at/all"),
 }
 

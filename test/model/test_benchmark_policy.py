@@ -17,7 +17,7 @@ from torch import Tensor
 
 from groot_ros.model.benchmark import policy, rungs
 from groot_ros.model.benchmark.__main__ import main
-from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size
+from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size, check_output
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.random_model import random_model
 from groot_ros.model.benchmark.robots import plain_robot, random_processor
@@ -336,6 +336,17 @@ def test_picture_sizes_are_read() -> None:
     for text in ("640", "0x480", "640x", "axb", "640x480x3"):
         with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
             camera_size(text)
+
+
+def test_an_output_is_tried_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = tmp_path / "old.json"
+    there.write_text("{}")
+    for path in (None, there, tmp_path / "new.json"):
+        check_output(path)
+    assert there.read_text() == "{}" and list(tmp_path.iterdir()) == [there]
+    for command in ("policy", "sampler"):
+        assert main([command, "--size", "tiny", "--steps", "0", "--output", str(tmp_path / "no" / "new.json")]) == 2
+        assert "new.json" in capsys.readouterr().err  # not that there are no steps
 
 
 def test_cuda_is_timed_between_events_on_an_idle_device(monkeypatch) -> None:

@@ -63,6 +63,7 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
     ("words", "found"),
     [
         (["--device", "tpu"], "tpu"),
+        (["--output", "/nowhere/at/all.json", "--repeats", "0"], "/nowhere/at/all.json"),
         (["--repeats", "0"], "repeats: expected numbers from 1 on, found [0]"),
     ],
 )

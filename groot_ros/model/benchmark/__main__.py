@@ -15,6 +15,7 @@ from groot_ros.model.benchmark.options import (
     RUNG_NAMES,
     SIZES,
     camera_size,
+    check_output,
     counts,
     policy_settings,
     sampler_settings,
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print tables, write JSON. 1: slower than `--min-ratio`; 2: cannot be measured."""
     options = _parser().parse_args(arguments)
     try:
+        check_output(options.output)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except (ValueError, OSError, RuntimeError, ImportError) as error:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from groot_ros.model.benchmark.policy import PolicySettings
@@ -102,3 +104,18 @@ def counts(text: str) -> tuple[int, ...]:
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise ValueError(f"found {text!r}, expected numbers from 1 on, separated by commas, as 1,2,3")
     return tuple(int(word) for word in words)
+
+
+def check_output(path: Path | None) -> None:
+    """Before measuring: a report can be written there. A file that is there already stays as it is.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path is None:
+        return
+    new = not path.exists()
+    with path.open("a", encoding="utf-8"):
+        pass
+    if new:
+        path.unlink()
