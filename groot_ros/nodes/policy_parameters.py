@@ -18,7 +18,9 @@ class PolicyParameters:
     embodiment: str = parameter("sim_arm", "Name in config/embodiments, or path of a YAML file")
     checkpoint: str = parameter("", "Directory in NVIDIA's layout, or hub id; required")
     tokenizer: str = parameter("", "Folder or hub id of the backbone's tokenizer; empty: the checkpoint's own")
-    device: str = parameter("auto", "Torch device: auto, cpu, cuda, cuda:N")
+    device: str = parameter(
+        "auto", "Torch device: cpu, cuda, cuda:N; auto: cuda where there is one and the model fits, else cpu"
+    )
     dtype: str = parameter("auto", "Precision; auto: bfloat16 on a GPU, float32 on a CPU", choices=DTYPES)
     match_reference_bf16: bool = parameter(
         False, "Round the rotary frequencies to bfloat16, as NVIDIA's policies of N1.6 and N1.7 do; else float32"

@@ -40,6 +40,7 @@ WARM_UP_RUNS = 3
 DTYPES = ("auto", "float32", "bfloat16")
 NATIVE_GENERATION = "n1d7"
 PACKAGE = "groot_ros"  # of the loggers
+ON_CPU = "device 'auto': the CPU, many times slower than a GPU"
 WARM_UP = "warm up"  # what a robot without a default instruction is told by nobody
 
 
@@ -63,7 +64,7 @@ class LocalPolicy:
     Args:
         checkpoint: directory in NVIDIA's layout, or hub id.
         embodiment: the robot; its keys, delta indices and dimensions must be the checkpoint's.
-        device: ``cuda``, ``cuda:N``, ``cpu`` or ``auto`` (cuda where there is one).
+        device: ``cuda``, ``cuda:N``, ``cpu`` or ``auto``: cuda where there is one and the model fits.
         dtype: ``float32``, ``bfloat16``, or ``auto``: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slower.
         tokenizer: folder or hub id of the backbone's tokenizer; None takes the checkpoint's own.
         num_steps: Euler steps; None takes the checkpoint's.
@@ -87,7 +88,8 @@ class LocalPolicy:
             another generation than ``embodiment``, or the YAML's default instruction is too long.
         DisagreementError: the processor's sizes and ids are not the network's.
         PrecisionError: no measurement allows the precision.
-        DeviceMemoryError: the GPU is too small; the message says what is needed, what is there and what would fit.
+        DeviceMemoryError: the GPU is too small, and with ``auto`` the host, too; the message says what is needed, what
+            is there and what would fit.
         ValueError: unknown device or dtype; a precision that needs the engine, without it, or that the device lacks.
     """
 
@@ -116,7 +118,6 @@ class LocalPolicy:
         with self._notices.of_warnings(PACKAGE):
             self.device = _torch_device(device)
         self.dtype = _torch_dtype(dtype, self.device)
-        self.keep_warm_s = keep_warm_s if self.device.type == "cuda" else 0.0
         self._told: EngineFacts | None = None
         self._last: Encoded | None = None
         directory = resolve_checkpoint(checkpoint)
@@ -128,7 +129,8 @@ class LocalPolicy:
         cameras = {key: embodiment.cameras[spec.camera] for key, spec in embodiment.video.items()}
         sizes = {key: (camera.height, camera.width) for key, camera in cameras.items()}
         self.processor.check_views(sizes)
-        self._check_memory(directory)
+        self._check_memory(directory, device, dtype)
+        self.keep_warm_s = keep_warm_s if self.device.type == "cuda" else 0.0
         with self._notices.of_warnings(PACKAGE), telling_what_memory_is_there(self.device):
             self.model = load_model(
                 directory,
@@ -174,13 +176,23 @@ class LocalPolicy:
         changed, self._told = facts != self._told, facts
         return News(self._notices.take(), facts if changed else None)
 
-    def _check_memory(self, directory: Path) -> None:
+    def _check_memory(self, directory: Path, device: str, dtype: str) -> None:
+        """Before loading; ``device`` and ``dtype`` as asked for. ``auto`` takes the CPU where the GPU is too small."""
         from groot_ros.model.engine import memory
 
-        if self.device.type == "cuda":
+        if self.device.type != "cuda":
+            return
+        try:
             tight = memory.check_fits(memory.needed_bytes(directory, self.dtype), memory.device_memory(self.device))
-            if tight is not None:
-                self._notices.add(tight)
+        except memory.DeviceMemoryError as error:
+            cpu = _torch_device("cpu")
+            on_host = _torch_dtype(dtype, cpu)
+            if device != "auto" or not memory.fits_on_host(memory.needed_bytes(directory, on_host)):
+                raise
+            self.device, self.dtype = cpu, on_host
+            tight = f"{ON_CPU}; {error}"
+        if tight is not None:
+            self._notices.add(tight)
 
     def _check_default(self, text: str) -> None:
         try:
@@ -362,7 +374,7 @@ def _torch_device(name: str) -> torch.device:
         return device
     if name != "auto":
         raise ValueError(f"device '{name}': {problem}; or use device:=cpu")
-    _log.warning("device 'auto': the CPU, many times slower than a GPU; %s", problem)
+    _log.warning("%s; %s", ON_CPU, problem)
     return torch.device("cpu")
 
 

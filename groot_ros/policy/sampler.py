@@ -6,12 +6,10 @@ torch is imported when something is computed.
 from __future__ import annotations
 
 import gc
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groot_ros.policy.news import EngineFacts, Notices
@@ -78,11 +76,12 @@ def may_compile(device: torch.device, choice: Choice, log: Callable[[str], None]
 
 def may_pack(model: GrootModel, log: Callable[[str], None]) -> bool:
     """Whether there is room for a second copy of the weights on the host, while the engine packs them."""
+    from groot_ros.model.engine import memory
     from groot_ros.model.engine.packed import can_pack
 
     if not can_pack(model.device, model.dtype):
         return False
-    needed, there = sum(parameter.nbytes for parameter in model.parameters()), available_bytes()
+    needed, there = sum(parameter.nbytes for parameter in model.parameters()), memory.available_bytes()
     if there is None or needed <= there:
         return True
     log(
@@ -90,15 +89,6 @@ def may_pack(model: GrootModel, log: Callable[[str], None]) -> bool:
         f"while, {there / 1e9:.1f} GB are available; end other programs for quicker chunks"
     )
     return False
-
-
-def available_bytes() -> int | None:
-    """What the system says a program can still get; None: it does not say."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
 
 
 class Sampler:

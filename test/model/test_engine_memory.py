@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import as_checkpoint
+from golden_set import as_checkpoint
 from safetensors.torch import load_file, save_file
 
 from groot_ros.model.checkpoint import CheckpointError, load_model
@@ -21,6 +21,7 @@ from groot_ros.model.engine.memory import (
     Need,
     check_fits,
     device_memory,
+    fits_on_host,
     is_out_of_memory,
     needed_bytes,
     out_of_memory_message,
@@ -129,6 +130,21 @@ def test_others_use_the_gpu() -> None:
         check_fits(N1_7, gpu(3, total=24))
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_the_cpu_is_named_where_the_host_has_room(room: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32: 11.7 GiB of weights and 1.4 to work with."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemAvailable:   {14 * 2**20 if room else 12 * 2**20} kB\n", encoding="ascii")
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    with pytest.raises(DeviceMemoryError) as caught:
+        check_fits(N1_7, gpu(4))
+    assert ("; or use device:=cpu, many times slower" in str(caught.value)) == room
+    tight = check_fits(N1_7, gpu(6.2, total=8))
+    assert tight is not None and ("device:=cpu" in tight) == room
+    meminfo.unlink()
+    assert not fits_on_host(N1_7)
+
+
 def fake_device(
     monkeypatch: pytest.MonkeyPatch, free: int, total: int, reserved: int = 0, allocated: int = 0, **properties: object
 ) -> None:
@@ -180,7 +196,7 @@ def test_out_of_memory_message() -> None:
     assert message == (
         "out of GPU memory, 2.00 GiB wanted: GPU X has 1.0 GiB free of 24.0 GiB, this program's tensors hold 7.0 GiB, "
         "other programs and the driver 16.0 GiB; what helps: end other programs that use the GPU, "
-        "dtype:=bfloat16, precision:=fp8_weights, fewer cameras"
+        "dtype:=bfloat16, precision:=fp8_weights, fewer cameras, or device:=cpu, many times slower"
     )
     assert "end other programs" not in out_of_memory_message(OUT, gpu(1, total=8, held=6.5))
     assert out_of_memory_message(RuntimeError("CUDA error: out of memory")).startswith("out of GPU memory; what helps")

@@ -422,24 +422,44 @@ def test_a_gpu_that_is_too_small_is_refused_before_loading_and_a_tight_one_is_to
     policy.device, policy.dtype, policy._notices = torch.device("cuda"), torch.bfloat16, Notices()
     if free < 2**21:
         with pytest.raises(memory.DeviceMemoryError, match=said):
-            policy._check_memory(checkpoints.path("n1d7"))
+            policy._check_memory(checkpoints.path("n1d7"), "cuda", "auto")
         return
-    policy._check_memory(checkpoints.path("n1d7"))
+    policy._check_memory(checkpoints.path("n1d7"), "cuda", "auto")
     notices = policy._notices.take()
     assert len(notices) == bool(said) and all(re.match(said, notice) for notice in notices)
+
+
+def test_auto_takes_the_cpu_where_the_gpu_is_too_small_and_the_host_has_room(
+    checkpoints: Checkpoints, plain: LocalPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = memory.DeviceMemory("Small GPU", 2**20, 2**33)
+    monkeypatch.setattr(memory, "device_memory", lambda device: small)
+    monkeypatch.setattr("groot_ros.model.engine.device.device_problem", lambda index: None)
+    path, embodiment = checkpoints.path("n1d7"), checkpoints.embodiment("n1d7")
+    policy = LocalPolicy(path, embodiment, device="auto", keep_warm_s=1.0)
+    [notice] = policy.news().notices
+    said = "device 'auto': the CPU, many times slower than a GPU; N1.7 in bfloat16 needs 0.0 GiB of weights and "
+    assert notice.startswith(said) and "Small GPU has 0.0 GiB free of 8.0 GiB" in notice
+    assert (policy.device.type, policy.dtype, policy.keep_warm_s) == ("cpu", torch.float32, 0.0)
+    same(policy.act(seen(policy), seed=6), plain.act(seen(plain), seed=6), 1e-4)
+    with pytest.raises(memory.DeviceMemoryError, match="Small GPU has"):
+        LocalPolicy(path, embodiment, device="cuda")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    with pytest.raises(memory.DeviceMemoryError, match="Small GPU has"):
+        LocalPolicy(path, embodiment, device="auto")
 
 
 def test_weights_are_packed_for_a_cpu_only_where_there_is_room(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     made = use(monkeypatch, lambda engine: None)
     [notice] = checkpoints.policy().news().notices
     assert notice.startswith("the engine does not pack the weights for the CPU: that needs 0.0 GB beside the model")
     assert not made[-1].options.pack
     assert checkpoints.policy(dtype="bfloat16").news().notices == ()
     monkeypatch.undo()
-    assert sampler.available_bytes() > 0  # type: ignore[operator]
+    assert (memory.available_bytes() or 0) > 0
 
 
 def test_what_is_logged_at_the_start_is_told(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:

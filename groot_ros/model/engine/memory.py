@@ -41,6 +41,8 @@ PARAMETERS = {"n1d5": 2_398_284_528, "n1d6": 2_960_729_840, "n1d7": 3_144_013_95
 _NAMES = {"n1d5": "N1.5", "n1d6": "N1.6", "n1d7": "N1.7"}
 OUT_OF_MEMORY = "out of GPU memory"
 """How messages about it begin."""
+SLOWER = "device:=cpu, many times slower"
+"""What is left where nothing fits."""
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -103,7 +105,7 @@ def device_memory(device: torch.device) -> DeviceMemory:
     properties: Any = torch.cuda.get_device_properties(device)
     if getattr(properties, "is_integrated", False):
         # A Jetson: one memory for all. What the system keeps of files counts as used there, but is given up on demand.
-        free = max(free, _available())
+        free = max(free, available_bytes() or 0)
     allocated = torch.cuda.memory_allocated(device)
     free += torch.cuda.memory_reserved(device) - allocated
     return DeviceMemory(properties.name, min(free, total), total, allocated)
@@ -147,7 +149,7 @@ def out_of_memory_message(error: BaseException, memory: DeviceMemory | None = No
     """
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
     text = OUT_OF_MEMORY + (f", {wanted[1]} wanted" if wanted else "")
-    helps = "dtype:=bfloat16, precision:=fp8_weights, fewer cameras"
+    helps = f"dtype:=bfloat16, precision:=fp8_weights, fewer cameras, or {SLOWER}"
     if memory is None:
         return f"{text}; what helps: end other programs that use the GPU, {helps}"
     others = max(memory.total - memory.free - memory.held, 0)
@@ -173,7 +175,23 @@ def _advice(need: Need, memory: DeviceMemory) -> list[str]:
     if not fits:
         smallest = dataclasses.replace(need, dtype=torch.bfloat16, weights=need.weights * 2 // need.dtype.itemsize)
         fits.append(f"no dtype and no generation fits; take a GPU with {_gib(smallest.total)} free")
+    if fits_on_host(dataclasses.replace(need, dtype=torch.float32, weights=need.weights * 4 // need.dtype.itemsize)):
+        fits.append(f"use {SLOWER}")
     return fits
+
+
+def available_bytes() -> int | None:
+    """Of the host's memory, what the system says a program can still get; None: it does not say."""
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match[1]) * 1024 if match else None
+
+
+def fits_on_host(need: Need) -> bool:
+    """Whether the host's memory has room for it, as far as the system says."""
+    return need.total <= (available_bytes() or 0)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -183,12 +201,3 @@ def _name(dtype: torch.dtype) -> str:
 def _gib(count: int) -> str:
     """In GiB, as `nvidia-smi` and torch count; needs are not rounded below what they are."""
     return f"{count / GIB:.1f} GiB"
-
-
-def _available() -> int:
-    """Bytes of the system's memory that a program can get, as Linux estimates it; 0: it does not say."""
-    try:
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(match[1]) * 1024 if match else 0
