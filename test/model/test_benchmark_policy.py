@@ -17,6 +17,7 @@ from torch import Tensor
 
 from groot_ros.model.benchmark import policy, rungs
 from groot_ros.model.benchmark.__main__ import main
+from groot_ros.model.benchmark.ladder import Ladder
 from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size, check_output
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.random_model import random_model
@@ -169,6 +170,46 @@ def test_halves_of_a_recorded_program_give_the_plain_actions(monkeypatch, genera
             found, seconds = runner.staged(inputs, subject.noise, watch)
             assert found.shape == wanted.shape and float((found - wanted).abs().max()) <= 1e-5
             assert set(seconds) == {"backbone", "head"}
+
+
+def test_parts_of_a_program_are_filled_as_the_engine_is(monkeypatch) -> None:
+    """On CUDA by way of pinned memory, in the buffers' dtype; a copy from ordinary memory would hold the host up."""
+    filled: list[dict[str, Tensor]] = []
+
+    class Filling(rungs.PinnedCopy):
+        def __call__(self, values: Any) -> None:
+            filled.append(dict(values))
+            super().__call__(values)
+
+    monkeypatch.setattr(rungs, "PinnedCopy", Filling)
+    subject = subject_of()
+    engined = Engined(subject, 2, EngineOptions(graphs=False))
+    inputs = engined.encode(0)
+    engined.staged(inputs, subject.noise, Stopwatch(CPU))
+    [values] = filled
+    assert set(values) == {"pixel_values", "state", "noise"} and values["pixel_values"] is inputs["pixel_values"]
+
+
+def test_the_noise_is_drawn_on_the_host_in_every_chunk_as_a_policy_does(monkeypatch) -> None:
+    subject = subject_of()
+    subject.model.to(torch.bfloat16)
+    noise = subject.noise
+    config = subject.model.config
+    assert (noise.dtype, noise.device) == (torch.float32, CPU) and noise is not subject.noise
+    expected = torch.randn(1, config.action_horizon, config.max_action_dim, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(noise, expected) and torch.equal(noise, subject.noise)
+    drawn: list[int] = []
+    plain = torch.randn
+
+    def randn(*shape: int, **named: Any) -> Tensor:
+        drawn.append(1)
+        return plain(*shape, **named)
+
+    ladder = Ladder(QUICK, subject_of(), 2)
+    ladder.prepare(RUNGS[0])
+    monkeypatch.setattr(torch, "randn", randn)
+    ladder.run(0)
+    assert len(drawn) == 2  # end to end, and in parts
 
 
 def test_pictures_of_several_sizes_are_not_processed_on_the_device() -> None:

@@ -17,6 +17,7 @@ from groot_ros.model.engine.fp8 import Calibrator, check_device, quantize
 from groot_ros.model.engine.graphs import CudaGraphs
 from groot_ros.model.engine.head import ChunkBuffers
 from groot_ros.model.engine.prompt import PromptBuffers, prompt_buffers
+from groot_ros.model.engine.staging import PinnedCopy
 from groot_ros.model.engine.vision import Views
 from groot_ros.model.groot import INFERENCE_INPUTS
 from groot_ros.processing.device_images import DeviceImages
@@ -37,7 +38,7 @@ class Runner(Protocol):
         ...
 
     def sample(self, inputs: Inputs, noise: Tensor) -> Tensor:
-        """Normalised actions float32 [1,H,A]; `inputs` are on the host."""
+        """Normalised actions float32 [1,H,A]; `inputs` and `noise` are on the host, the latter in float32."""
         ...
 
     def staged(self, inputs: Inputs, noise: Tensor, watch: Stopwatch) -> tuple[Tensor, dict[str, float]]:
@@ -137,6 +138,12 @@ class _Parts:
     chunk: ChunkBuffers
     see: Callable[[], Tensor]
     act: Callable[[], Tensor]
+    fill: PinnedCopy = field(init=False)
+    """Puts an observation into the chunk's buffers, as the engine does."""
+
+    def __post_init__(self) -> None:
+        chunk = self.chunk
+        self.fill = PinnedCopy({"pixel_values": chunk.pixel_values, "state": chunk.state, "noise": chunk.noise})
 
 
 class Engined:
@@ -167,12 +174,8 @@ class Engined:
         parts = self._parts
 
         def see() -> Tensor:
-            for buffer, values in (
-                (parts.chunk.pixel_values, self._finished(inputs)["pixel_values"]),
-                (parts.chunk.state, inputs["state"]),
-                (parts.chunk.noise, noise),
-            ):
-                buffer.copy_(values)
+            pixels = self._finished(inputs)["pixel_values"]
+            parts.fill({"pixel_values": pixels, "state": inputs["state"], "noise": noise})
             return parts.see()
 
         _, backbone = watch.device_time(see)

@@ -27,18 +27,25 @@ class Subject:
 
     Attributes:
         source: what it is, in words.
-        noise: [1,H,A], the start of every chunk.
         patches: of each image of an observation.
         text_tokens: of the prompt beside the image tokens.
+        seed: of the noise.
     """
 
     source: str
     model: GrootModel
     processor: Processor
     scenes: list[Scene]
-    noise: Tensor
     patches: list[int]
     text_tokens: int
+    seed: int
+
+    @property
+    def noise(self) -> Tensor:
+        """The start of every chunk, float32 [1,H,A] on the CPU; made anew each time, as a policy does it."""
+        config = self.model.config
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        return torch.randn(1, config.action_horizon, config.max_action_dim, generator=generator)
 
     @property
     def image_tokens(self) -> int:
@@ -75,18 +82,14 @@ def random_subject(
     patches = [int(t * h * w) for t, h, w in sample["image_grid_thw"].tolist()]
     image_tokens = sum(patches) // model.backbone.merge**2
     instruction = instruction_of(processor, text_tokens, image_tokens, limit)
-    config = model.config
-    noise = torch.randn(
-        1, config.action_horizon, config.max_action_dim, generator=torch.Generator("cpu").manual_seed(seed)
-    )
     return Subject(
         source=source,
         model=model,
         processor=processor,
         scenes=list(random_scenes(processor, views, instruction, SCENES, seed)),
-        noise=noise.to(model.device, model.dtype),
         patches=patches,
         text_tokens=processor.check_instruction(instruction, limit) - image_tokens,
+        seed=seed,
     )
 
 
