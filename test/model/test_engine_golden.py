@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import COSMOS_SETS, EAGLE_SETS, Golden
+from golden_set import COSMOS_SETS, EAGLE_SETS, Golden
 from tape import TapeRecorder
 from torch import Tensor
 
