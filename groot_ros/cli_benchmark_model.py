@@ -69,7 +69,9 @@ def benchmark_policy(
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs of each rung.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Runs of each rung before, not measured.")] = 5,
     camera_size: Annotated[str, typer.Option(help="WIDTHxHEIGHT (px); a robot has its own.")] = "640x480",
-    text_tokens: Annotated[int | None, typer.Option(min=1, help="Of the prompt. Default: 25 to 34.")] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Wanted of the prompt; more where its template alone is longer.")
+    ] = None,
     stages: Annotated[bool, typer.Option(help="Backbone and head apart, too; compiles twice.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch on the CPU; default: its own choice.")] = None,
     tag: Annotated[str | None, typer.Option(help="The checkpoint's embodiment, where it has several.")] = None,

@@ -103,6 +103,16 @@ def test_tokens_are_counted_and_the_text_is_as_long_as_asked_for(report) -> None
         assert found["image"] == cameras * tokens[generation, 1]["image"]
 
 
+def test_another_length_of_the_text_than_wanted_is_noted(report) -> None:
+    for row in report["results"]:
+        wanted = (20 if row["generation"] == "n1d5" else 25) + 3 * row["cameras"]
+        found = row["tokens"]["text"]
+        said = [f"{found} tokens of text where {wanted} were wanted"] if found != wanted else []
+        assert [note.split(":")[0] for note in row["notes"]] == said
+        assert bool(said) == (row["generation"] == "n1d5")
+        assert all(note in policy_tables({"results": [row]})[0].text() for note in row["notes"])
+
+
 def test_a_report_is_json_and_its_tables_are_whole(report) -> None:
     again = json.loads(json.dumps(report))
     assert (again["benchmark"], again["format"]) == ("policy", 1)

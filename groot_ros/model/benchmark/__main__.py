@@ -98,7 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     policy.add_argument("--warmup", type=int, default=5, help="runs of each rung before, not measured")
     policy.add_argument("--camera-size", type=_typed(camera_size), default=(480, 640), metavar="WIDTHxHEIGHT")
     policy.add_argument("--no-stages", dest="stages", action="store_false", help="end to end only; compiles once less")
-    policy.add_argument("--text-tokens", type=int, help="of the prompt; default: 20 (n1d5) or 25, and 3 per camera")
+    policy.add_argument(
+        "--text-tokens",
+        type=int,
+        help="wanted of the prompt; default: 20 (n1d5) or 25, and 3 per camera; more where the template is longer",
+    )
     sampler = commands.add_parser("sampler", help="the action head alone, plain against the engine's, in pairs")
     sampler.set_defaults(run=_run_sampler)
     _common(sampler, cameras=(2,), dtype="float32", device="cpu")

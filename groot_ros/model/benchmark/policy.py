@@ -35,7 +35,8 @@ class PolicySettings:
         cameras: how many, one after the other; a checkpoint or a given robot has its own number.
         rungs: names, in the order of `RUNGS`; `plain` is measured in any case.
         camera_size: height and width of the pictures.
-        text_tokens: of the prompt beside the images; None: a usual number.
+        text_tokens: wanted of the prompt beside the images; None: as in spec performance.md, B. What the template
+            says by itself may be more, which is noted.
         threads: of torch on the CPU; None: torch's own choice.
         stages: measure backbone and head apart, too. Where programs are compiled, that is a second compilation.
         robots: generation -> robot, in place of an invented one.
@@ -203,8 +204,12 @@ def _subject(
     keys = processor.modality["video"].modality_keys
     given = (settings.robots or {}).get(generation)
     views = dict.fromkeys(keys, settings.camera_size) if given is None else dict(given.views)
-    text = text_tokens(generation, len(views)) if settings.text_tokens is None else settings.text_tokens
+    text = _wanted_text(settings, generation, len(views))
     return random_subject(source, model, processor, views, text, settings.seed)
+
+
+def _wanted_text(settings: PolicySettings, generation: str, cameras: int) -> int:
+    return text_tokens(generation, cameras) if settings.text_tokens is None else settings.text_tokens
 
 
 def _measure(
@@ -264,6 +269,12 @@ def _notes(settings: PolicySettings, subject: Subject) -> list[str]:
     """What makes the numbers others than a reader would think."""
     notes = []
     generation = subject.model.config.generation
+    wanted = _wanted_text(settings, generation, len(subject.processor.modality["video"].modality_keys))
+    if subject.text_tokens != wanted:
+        notes.append(
+            f"{subject.text_tokens} tokens of text where {wanted} were wanted: no instruction that the benchmark makes "
+            "comes nearer"
+        )
     if generation == "n1d6" and not has_pillow():
         notes.append(
             "there is no Pillow: data, and with it E2E, is with the package's own resizing, of the same bytes but "
