@@ -250,7 +250,7 @@ def test_what_had_no_room_beside_the_model_is_recorded_after_it_was_dropped(
         def record(self, function: Callable[[], torch.Tensor]) -> Any:
             Full.tries += 1
             if Full.tries == 1:
-                raise CaptureError(f"{sampler.OUT_OF_MEMORY} while recording: {OUT_OF_MEMORY}")
+                raise CaptureError(f"out of GPU memory while recording: {OUT_OF_MEMORY}")
             return super().record(function)
 
     monkeypatch.setattr(sampler, "make_engine", recorded(Full()))
