@@ -106,6 +106,7 @@ class PolicyNode(LifecycleNode):
         self._robot.begin_episode()
         self._sequence = 0
         self._supervisor.activated()
+        self._robot.set_active(self, True)
         result = super().on_activate(state)
         if self._settings.start_on_activate:
             answer = self._start()
@@ -117,6 +118,8 @@ class PolicyNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Brake if moving; no command after that."""
         self._brake(self._supervisor.deactivated)
+        if self._robot is not None:
+            self._robot.set_active(self, False)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -43,7 +43,8 @@ class PolicyParameters:
     )
     keep_warm_s: float = parameter(
         1.0,
-        "Run the model without effect after this time without a request, so that a GPU keeps its clocks up; 0: never",
+        "While active: run the model without effect after so long without a request, so that a GPU keeps its clocks "
+        "up; 0: never",
         unit="s",
         minimum=0.0,
         maximum=3600.0,

@@ -80,6 +80,13 @@ class Robot:
         with self.cycle.lock:
             self.timeline.restart()
 
+    def set_active(self, node: Node, active: bool) -> None:
+        """Have the device kept warm, or no longer."""
+        try:
+            self.policy.set_active(active)
+        except ValueError as error:
+            node.get_logger().warning(f"keep_warm_s: {'not' if active else 'still'} kept warm: {error}")
+
     def close(self, node: Node, each_s: float) -> list[str]:
         """Wait for rest, then take everything down, with ``each_s`` for each part; what was late, in words."""
         late = []

@@ -31,7 +31,8 @@ class Chunk:
         timings_s: stage -> seconds (``processing``, ``model``, ``decode``), in order of execution.
         frozen: how many rows at the start are the prefix's own numbers, put back after decoding; 0 without a prefix.
         usual: False when the inference did what later ones do not (the first one with a prompt of its length, or after
-            a CUDA graph was captured): its time is in no statistics, and no later one is expected to take as long.
+            a CUDA graph was captured), or waited for a run that kept the device warm: its time is in no statistics, and
+            no later one is expected to take as long.
     """
 
     stamp_ns: int

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from groot_ros.policy.base import Policy
@@ -52,6 +53,8 @@ class Informed(Protocol):
 class Coolable(Protocol):
     """A hosted policy whose device slows down when nobody asks it for a while.
 
+    It is kept warm while ``ProcessPolicy.set_active`` says so, and not before.
+
     Attributes:
         keep_warm_s: time without a request after which ``keep_warm`` is called; 0: never.
     """
@@ -81,7 +84,7 @@ def main(work_fd: int, check_fd: int, parent_pid: int) -> None:
 
     Args:
         work_fd: socket for the start and for ``act``.
-        check_fd: socket for instructions, which are checked while an inference is under way.
+        check_fd: socket for instructions, which are checked while an inference is under way, and for ``set_active``.
         parent_pid: who started it.
     """
     # Ctrl-C and a group's SIGTERM are for the parent, which brakes the robot and then ends this process. Both were
@@ -112,7 +115,9 @@ def _serve(work: Channel, check: Channel) -> None:
     factory, arguments, niceness = work.receive()
     os.nice(niceness)
     loaded: list[Hosted] = []
-    threading.Thread(target=_check_instructions, args=(check, loaded), name="instructions", daemon=True).start()
+    active = threading.Event()
+    arguments_of = check, loaded, active
+    threading.Thread(target=_check_instructions, args=arguments_of, name="instructions", daemon=True).start()
     try:
         policy = _load(work, factory, arguments)
         loaded.append(policy)
@@ -122,9 +127,9 @@ def _serve(work: Channel, check: Channel) -> None:
         work.send(("refused", described(error)))
         return
     work.send(("ready", facts))
-    idle = _Idle(policy)
+    idle = _Idle(policy, active)
     while True:
-        idle.wait(work)
+        held_up = idle.wait(work)
         observation, seed, prefix = work.receive()
         try:
             chunk = policy.act(observation, seed=seed, prefix=prefix)
@@ -132,25 +137,36 @@ def _serve(work: Channel, check: Channel) -> None:
             traceback.print_exc()
             work.send((None, described(error), _news(policy, idle.notices)))
         else:
+            # How long that took is no measure of an inference.
+            chunk = replace(chunk, usual=False) if held_up else chunk
             work.send((chunk, None, _news(policy, idle.notices)))
 
 
 class _Idle:
     """Keeps a policy's device warm between requests. What it costs a request is one inference at most."""
 
-    def __init__(self, policy: Hosted) -> None:
+    def __init__(self, policy: Hosted, active: threading.Event) -> None:
         self._policy = policy if isinstance(policy, Coolable) and policy.keep_warm_s > 0 else None
+        self._active = active
         self.notices = Notices()
 
-    def wait(self, work: Channel) -> None:
-        """Return when a request begins to arrive, or at once where nothing has to be kept warm."""
+    def wait(self, work: Channel) -> bool:
+        """Return when a request begins to arrive, or at once where nothing has to be kept warm.
+
+        True: it came in the middle of a run without effect, and waited for it.
+        """
         while self._policy is not None and not work.arrived(self._policy.keep_warm_s):
+            if not self._active.is_set():
+                continue
             try:
                 self._policy.keep_warm()
             except Exception as error:
                 traceback.print_exc()
                 self._policy = None  # the next request says whether more is wrong than this
                 self.notices.add(f"keep_warm_s: the device is no longer kept warm: {type(error).__name__}: {error}")
+            if work.arrived(0.0):
+                return True
+        return False
 
 
 def _news(policy: Hosted, notices: Notices) -> News:
@@ -184,13 +200,17 @@ def facts_of(policy: Hosted, warm_s: float) -> PolicyFacts:
     return PolicyFacts(str(policy.device), processor.generation, warm_s, ranges, news.engine, news.notices)
 
 
-def _check_instructions(check: Channel, loaded: list[Hosted]) -> None:
+def _check_instructions(check: Channel, loaded: list[Hosted], active: threading.Event) -> None:
+    """Texts are judged; True and False say whether the policy is in use."""
     try:
         while True:
-            text = check.receive()
+            message = check.receive()
             problem = None
             try:
-                loaded[0].check_instruction(text)
+                if isinstance(message, bool):
+                    active.set() if message else active.clear()
+                else:
+                    loaded[0].check_instruction(message)
             except Exception as error:
                 _explain(error)
                 problem = described(error)

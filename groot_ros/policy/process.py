@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from groot_ros.policy.channel import Channel, rebuilt
 from groot_ros.policy.news import EngineFacts, News
 
 CHECK_S = 1.0  # how long a caller waits for the answer about an instruction
+TELL_S = 0.2  # and that the child has heard whether it is in use
 INSTRUCTION_BYTES = 65536  # far above any prompt, and surely room for it in a socket whose reader hangs
 TAIL_LINES, TAIL_LINE = 20, 300  # of the child's stderr that an error shows, and the characters of a line
 LINE_BYTES = 4096  # of an unfinished line that are kept: a progress bar never ends one
@@ -114,7 +115,7 @@ class ProcessPolicy:
         self._acting, self._checking = threading.Lock(), threading.Lock()
         self._telling = threading.Lock()
         self._notices: list[str] = []
-        self._unanswered = 0  # instructions sent whose answers nobody waited for
+        self._unanswered = 0  # messages sent whose answers nobody waited for
         (work, work_end), (check, check_end) = socket.socketpair(), socket.socketpair()
         self._work, self._check = Channel(work), Channel(check)
         self._child = _Child([work_end, check_end], self._hang_up)
@@ -182,16 +183,32 @@ class ProcessPolicy:
             raise ValueError(f"instruction: expected at most {INSTRUCTION_BYTES} bytes, found {size}; shorten it")
         if not self._ready:
             raise ValueError(f"the inference process is not ready (now: {self.stage})")
-        if not self._checking.acquire(timeout=CHECK_S):
+        problem = self._ask(text, deadline_s)
+        if problem is not None:
+            raise rebuilt(problem)
+
+    def set_active(self, active: bool) -> None:
+        """Have the child keep its device warm between requests (``child.Coolable``), or not, as at first.
+
+        From any thread; waits ``TELL_S`` at most. A run that is under way ends by itself.
+
+        Raises:
+            ValueError: the child does not answer or has ended.
+        """
+        self._ask(active, time.monotonic() + TELL_S)
+
+    def _ask(self, message: str | bool, deadline_s: float) -> dict[str, Any] | None:
+        """What the child's other thread says to ``message``: a problem, or None."""
+        if not self._checking.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
             raise ValueError(NO_ANSWER)
         try:
             # Nothing is sent to a child that has not taken the last one: sending must not block either.
             while self._unanswered:
                 self._check.receive(deadline_s)
                 self._unanswered -= 1
-            self._check.send(text, deadline_s)
+            self._check.send(message, deadline_s)
             self._unanswered += 1
-            problem = self._check.receive(deadline_s)
+            problem: dict[str, Any] | None = self._check.receive(deadline_s)
             self._unanswered -= 1
         except TimeoutError:
             raise ValueError(NO_ANSWER) from None
@@ -199,8 +216,7 @@ class ProcessPolicy:
             raise ValueError(str(self._gone(deadline_s))) from None
         finally:
             self._checking.release()
-        if problem is not None:
-            raise rebuilt(problem)
+        return problem
 
     @property
     def gone(self) -> PolicyGone | None:

@@ -24,9 +24,11 @@ NEVER_S = 3600.0
 
 
 @contextmanager
-def running(**arguments: object) -> Iterator[ProcessPolicy]:
+def running(active: bool = True, **arguments: object) -> Iterator[ProcessPolicy]:
     policy = ProcessPolicy("scripted_policy:make_cooling", arguments, start_timeout_s=WAIT_S)
     try:
+        if active:
+            policy.set_active(True)
         yield policy
     finally:
         policy.close()
@@ -71,18 +73,66 @@ def test_without_requests_it_is_kept_warm_again_and_again_and_answers_all_the_sa
         assert times(policy) >= 3
 
 
-def test_a_request_that_comes_meanwhile_waits_for_that_one_run(bell: Path, gate: Path) -> None:
+def test_a_request_that_comes_meanwhile_waits_for_that_one_run(
+    bell: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its time is not taken for that of an inference."""
     chunks: list[Chunk] = []
+    sent = threading.Event()
     with running(keep_warm_s=SOON_S, warm="wait", bell=bell, gate=gate) as policy:
         assert bell.read_bytes() == b"w"
+        send = policy._work.send
+        monkeypatch.setattr(policy._work, "send", lambda message: (send(message), sent.set()))
         acting = threading.Thread(target=lambda: chunks.append(policy.act(observation(stamp_ns=5))))
         acting.start()
+        assert sent.wait(WAIT_S)
         policy.check_instruction("pick up")  # not held up by it
+        policy.set_active(False)
         assert acting.is_alive()  # it is waiting in keep_warm, which nobody has let go on
         gate.write_bytes(b"!")
         acting.join(WAIT_S)
-        assert [chunk.stamp_ns for chunk in chunks] == [5]
+        assert [(chunk.stamp_ns, chunk.usual) for chunk in chunks] == [(5, False)]
+        assert policy.act(observation()).usual
         assert times(policy) == 1
+
+
+def test_only_a_policy_that_is_in_use_is_kept_warm(bell: Path) -> None:
+    with running(active=False, keep_warm_s=SOON_S, bell=bell) as policy:
+        for _ in range(2):
+            for _ in range(3):
+                assert policy.act(observation()).usual
+            before = times(policy)
+            policy.set_active(True)
+            assert [bell.read_bytes() for _ in range(2)] == [b"w"] * 2
+            policy.set_active(False)
+            with listening(bell):
+                policy.act(observation())
+            assert times(policy) >= before + 2
+            after = times(policy)
+            policy.act(observation())
+            assert times(policy) == after
+
+
+def test_a_policy_that_is_not_in_use_only_waits() -> None:
+    """A channel on which nothing arrives three times: a run without effect would raise."""
+    arrivals = [False, False, False, True]
+    channel = SimpleNamespace(arrived=lambda timeout_s: arrivals.pop(0))
+    policy = scripted_policy.Cooling(SOON_S, "raise")
+    assert not _Idle(policy, threading.Event()).wait(channel)
+    assert arrivals == [] and policy.news().engine.buckets == (("48", "warmed 0 times"),)
+
+
+def test_a_child_that_does_not_hear_is_told_of_soon() -> None:
+    with running() as policy:
+        with pytest.raises(ValueError, match="does not answer"):
+            policy.check_instruction("hang")
+        with pytest.raises(ValueError, match="does not answer"):
+            policy.set_active(False)
+        os.kill(policy.pid, signal.SIGKILL)
+        with pytest.raises(PolicyGone):
+            policy.act(observation())
+        with pytest.raises(ValueError, match="was killed by SIGKILL"):
+            policy.set_active(True)
 
 
 def test_zero_is_never_and_a_request_in_time_comes_first() -> None:
@@ -109,10 +159,11 @@ def test_an_error_is_told_once_and_ends_keeping_warm_not_the_policy(bell: Path) 
 
 def test_after_an_error_it_only_waits_for_requests() -> None:
     """A channel on which nothing arrives twice, then something does."""
-    arrivals = [False, False, True]
+    arrivals = [False, False, False, True]
     channel = SimpleNamespace(arrived=lambda timeout_s: arrivals.pop(0))
-    policy = scripted_policy.Cooling(SOON_S, "raise")
-    idle = _Idle(policy)
+    policy, active = scripted_policy.Cooling(SOON_S, "raise"), threading.Event()
+    active.set()
+    idle = _Idle(policy, active)
     idle.wait(channel)
     idle.wait(channel)
     assert arrivals == [False, True]  # not asked any more: receiving waits
