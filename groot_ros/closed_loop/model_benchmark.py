@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from rich.table import Table as RichTable
 from groot_ros.embodiment.load import load_embodiment
 from groot_ros.embodiment.modality import modality_configs
 from groot_ros.embodiment.untrained import metadata_modalities, statistics
-from groot_ros.model.benchmark.host import describe_host, host_line
-from groot_ros.model.benchmark.options import check_output, find_device
+from groot_ros.model.benchmark.host import host_line
+from groot_ros.model.benchmark.options import check_output
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.robots import Robot
 from groot_ros.model.benchmark.sampler import SamplerSettings, measure_sampler, too_slow
 from groot_ros.model.benchmark.tables import Table, policy_tables, sampler_tables
 from groot_ros.policy.generation import checkpoint_generation
-from groot_ros.processing.benchmark import measure_preprocess, preprocess_table
+from groot_ros.processing.benchmark import measure_preprocess, preprocess_report, preprocess_table
 
 
 def run_policy_benchmark(settings: PolicySettings, output: Path | None, console: Console) -> None:
@@ -81,14 +80,7 @@ def run_preprocess_benchmark(
         rows = measure_preprocess(
             generations, cameras, sizes, repeats, threads=threads, devices=devices, warmup=warmup, tell=tell
         )
-    host = describe_host(next(map(find_device, devices), find_device("cpu")))
-    report = {
-        "benchmark": "preprocess",
-        "format": 1,
-        "host": host,
-        "settings": {"repeats": repeats, "warmup": warmup},
-        "results": [asdict(row) for row in rows],
-    }
+    report = preprocess_report(rows, devices=devices, repeats=repeats, warmup=warmup)
     hand_out(report, [preprocess_table(rows)], output)
 
 

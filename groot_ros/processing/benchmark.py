@@ -1,7 +1,7 @@
 """What an observation costs before the network sees it: `python -m groot_ros.processing.benchmark`.
 
-Needs torch, transformers, safetensors, NumPy, OpenCV and PIL, and nothing from a network: the processor is that of a
-released checkpoint in its sizes and settings, with a tokenizer and statistics made here.
+Needs torch, transformers, safetensors, NumPy, OpenCV and, for N1.6, Pillow, and nothing from a network: the processor is
+that of a released checkpoint in its sizes and settings, with a tokenizer and statistics made here.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def measure_preprocess(
         tell: called with what is next and the share that is done.
 
     Raises:
-        ValueError: nothing to measure, a number below 1, an unknown generation, or a device that is not there.
+        ValueError: nothing to measure, a number below 1, an unknown generation, a device that is not there, or n1d6
+            without Pillow, whose resizing is what is measured.
     """
     for name, numbers in (("cameras", cameras), ("threads", threads), ("repeats", [repeats])):
         if not numbers or min(numbers) < 1:
@@ -95,7 +96,12 @@ def measure_preprocess(
         if generation not in GENERATIONS:
             raise ValueError(f"generation: expected one of {', '.join(GENERATIONS)}, found {generation!r}")
     from groot_ros.model.benchmark.options import find_device
+    from groot_ros.processing.patches import has_pillow
 
+    if "n1d6" in generations and not has_pillow():
+        raise ValueError(
+            "n1d6: its pictures are measured with Pillow's resizing, which is not there: pip install pillow"
+        )
     found = [find_device(name) for name in devices]
     settings = [(g, size, count) for g in generations for size in sizes for count in cameras]
     rows: list[PreprocessRow] = []
@@ -111,6 +117,26 @@ def measure_preprocess(
     if tell is not None:
         tell("done", 1.0)
     return rows
+
+
+def preprocess_report(
+    rows: Sequence[PreprocessRow], *, devices: Sequence[str], repeats: int, warmup: int
+) -> dict[str, Any]:
+    """What was measured, as it is written to a file: benchmark, format, host, settings, results.
+
+    The host's `torch_threads` is null: each row has its own.
+    """
+    from groot_ros.model.benchmark.host import describe_host
+    from groot_ros.model.benchmark.options import find_device
+
+    host = describe_host(next(map(find_device, devices), find_device("cpu")))
+    return {
+        "benchmark": "preprocess",
+        "format": 1,
+        "host": host | {"torch_threads": None},
+        "settings": {"repeats": repeats, "warmup": warmup},
+        "results": [asdict(row) for row in rows],
+    }
 
 
 def preprocess_table(rows: Sequence[PreprocessRow]) -> Table:
@@ -273,16 +299,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
-    import torch
-
-    from groot_ros.model.benchmark.host import describe_host, host_line
-    from groot_ros.model.benchmark.options import check_output, find_device
+    from groot_ros.model.benchmark.host import host_line
+    from groot_ros.model.benchmark.options import check_output
 
     check_output(options.output)
     rows = measure_preprocess(
@@ -295,10 +319,10 @@ def _run(options: argparse.Namespace) -> int:
         warmup=options.warmup,
         tell=lambda text, share: print(f"{100 * share:3.0f} % {text}", file=sys.stderr, flush=True),
     )
-    host = describe_host(next((find_device(name) for name in options.devices or ()), torch.device("cpu")))
-    print(preprocess_table(rows).text(), host_line(host), sep="\n\n")
+    numbers = {"repeats": options.repeats, "warmup": options.warmup}
+    report = preprocess_report(rows, devices=options.devices or (), **numbers)
+    print(preprocess_table(rows).text(), host_line(report["host"]), sep="\n\n")
     if options.output is not None:
-        report = {"host": host, "repeats": options.repeats, "rows": [asdict(row) for row in rows]}
         options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(f"report: {options.output}")
     return 0

@@ -77,6 +77,7 @@ def test_the_host_side_is_measured(tmp_path: Path) -> None:
     document = json.loads(report.read_text())
     assert (document["benchmark"], document["format"]) == ("preprocess", 1)
     assert [row["path"] for row in document["results"]] == ["cpu", "device"]
+    assert document["host"]["torch_threads"] is None and document["settings"] == {"repeats": 1, "warmup": 0}
 
 
 REFUSALS = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
+from groot_ros.processing import patches
 from groot_ros.processing.benchmark import STAGES, main, measure_preprocess, preprocess_table
 
 SIZE = (48, 64)
@@ -55,8 +57,24 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no GPU used" in printed
     report = json.loads(output.read_text())
     assert report["host"]["torch"] == torch.__version__
-    assert [row["size"] for row in report["rows"]] == [[48, 64]]
-    assert report["rows"][0]["stages_ms"]["total"]["runs"] == 1
+    assert (report["benchmark"], report["format"]) == ("preprocess", 1)
+    assert report["settings"] == {"repeats": 1, "warmup": 0}
+    [row] = report["results"]
+    assert (row["size"], row["threads"], row["stages_ms"]["total"]["runs"]) == ([48, 64], 1, 1)
+    # The process has another number of threads than the row.
+    assert report["host"]["torch_threads"] is None and "of torch" not in printed
+
+
+def test_n1d6_is_not_measured_without_pillow(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(patches, "has_pillow", lambda: False)
+    assert main(["--generation", "n1d6"]) == 2
+    assert "pip install pillow" in capsys.readouterr().err
+
+
+def test_a_library_that_is_not_there_is_said(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["--generation", "n1d7", "--cameras", "1", "--repeats", "1"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("benchmark: import of cv2")
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,16 @@ def host_line(host: dict[str, Any]) -> str:
     gpu = host["gpu"]
     parts = [
         "no GPU used" if gpu is None else _gpu_line(gpu),
-        f"{host['cpu']}, {host['cores']} cores, {host['torch_threads']} threads of torch",
+        f"{host['cpu']}, {host['cores']} cores" + _threads(host["torch_threads"]),
         f"torch {host['torch']}" + (f", CUDA {host['cuda']}" if host["cuda"] else ""),
         f"transformers {host['transformers']}, Python {host['python']}, {host['date']}",
     ]
     return "; ".join(parts)
+
+
+def _threads(count: int | None) -> str:
+    """None: the rows have their own."""
+    return "" if count is None else f", {count} thread{'s' if count > 1 else ''} of torch"
 
 
 def _gpu_line(gpu: dict[str, Any]) -> str:
