@@ -1,7 +1,7 @@
 """What an observation costs before the network sees it: `python -m groot_ros.processing.benchmark`.
 
-Needs torch, transformers, safetensors, NumPy, OpenCV and, for N1.6, Pillow, and nothing from a network: the processor is
-that of a released checkpoint in its sizes and settings, with a tokenizer and statistics made here.
+Needs torch, transformers, safetensors, NumPy, OpenCV and, for N1.6, Pillow, but no network: the processor is that of a
+released checkpoint in its sizes and settings, with a tokenizer and statistics made here.
 """
 
 from __future__ import annotations

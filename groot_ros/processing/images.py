@@ -47,7 +47,11 @@ class ImageTransform:
     target_size: Size | None
     crop_size: Size | None
     letter_box: bool = False
-    in_threads: ClassVar[bool] = True
+
+    @property
+    def in_threads(self) -> bool:
+        """OpenCV's work may be done for several views at once; torch would keep a team of threads in each of these."""
+        return self.use_albumentations
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], where: str) -> ImageTransform:

@@ -235,3 +235,24 @@ def test_without_pillow_a_picture_is_resized_to_the_same_bytes(monkeypatch, size
     found = EagleLayout().resize(frames)
     assert found.dtype == np.uint8 and found.flags.c_contiguous
     np.testing.assert_array_equal(found, expected)
+
+
+def test_views_that_torch_resizes_are_transformed_in_one_thread(monkeypatch) -> None:
+    """Torch keeps a team of threads for every thread that asks it for work."""
+    opencv = ImageTransform(True, 16, 0.9, None, None)
+    torchs = ImageTransform(False, None, None, (16, 20), (14, 18))
+    assert (opencv.in_threads, torchs.in_threads, FloatTransform(16, 0.9).in_threads) == (True, False, False)
+    monkeypatch.setattr(vision.torch, "get_num_threads", lambda: 4)
+    asked: list[int] = []
+
+    def each(self: Threads, function: Any, count: int, threads: int) -> None:
+        asked.append(threads)
+        for number in range(count):
+            function(number)
+
+    monkeypatch.setattr(Threads, "each", each)
+    video = ModalityConfig(delta_indices=(0,), modality_keys=("left", "right"))
+    frames = dict.fromkeys(("left", "right"), np.zeros((1, 24, 32, 3), dtype=np.uint8))
+    for transform in (opencv, torchs):
+        ImageEncoder(transform, EagleLayout(), video, False).encode(frames)
+    assert asked == [4, 1]
