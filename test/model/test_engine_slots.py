@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -245,8 +246,9 @@ def test_close_waits_for_the_recording_under_way(recordings: Recordings) -> None
 
     thread = threading.Thread(target=close)
     thread.start()
+    deadline = time.monotonic() + LONG
     while slots.status("a") is not None:  # until `close` has begun
-        pass
+        assert time.monotonic() < deadline
     assert not closed.is_set()
     recordings.release("b")
     assert closed.wait(LONG)
