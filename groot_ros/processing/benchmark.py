@@ -363,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repeats", type=int, default=50, help="measured runs (default: 50)")
     parser.add_argument("--warmup", type=int, default=5, help="runs before, not measured (default: 5)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="the report as JSON goes there, too")
     return parser
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from groot_ros.model.benchmark import policy, rungs
-from groot_ros.model.benchmark.__main__ import main
+from groot_ros.model.benchmark.__main__ import _parser, main
 from groot_ros.model.benchmark.ladder import Ladder
 from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size, check_output
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
@@ -389,6 +389,27 @@ def test_picture_sizes_are_read() -> None:
             camera_size(text)
 
 
+@pytest.mark.parametrize("words", [[], ["policy"], ["sampler"]])
+def test_help_says_what_every_option_is_and_shows_examples(words: list[str], capsys: Any, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    for command in words or ["policy", "sampler"]:
+        assert f"python -m groot_ros.model.benchmark {command} --generation" in said
+    if words:
+        assert f"how many (default: {'1,2,3' if words == ['policy'] else '2'})" in said
+
+
+def test_defaults_are_read_like_words() -> None:
+    found = _parser().parse_args(["policy"])
+    assert found.cameras == (1, 2, 3) and found.camera_size == (480, 640)
+    assert _parser().parse_args(["sampler"]).cameras == (2,)
+    for command in _parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
+        assert all(action.help for action in command._actions)
+
+
 def test_an_output_is_tried_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "old.json"
     there.write_text("{}")
@@ -500,7 +521,7 @@ BARE = """
     builtins.__import__ = without
     import groot_ros.model.benchmark
     assert not {"torch", *OURS_NOT, *NOT_THERE} & set(sys.modules), "the package itself imports nothing"
-    from groot_ros.model.benchmark.__main__ import main
+    from groot_ros.model.benchmark.__main__ import _parser, main
 """
 
 

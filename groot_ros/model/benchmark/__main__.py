@@ -21,6 +21,12 @@ from groot_ros.model.benchmark.options import (
     sampler_settings,
 )
 
+_PROGRAM = "python -m groot_ros.model.benchmark"
+_EXAMPLES = {
+    "policy": "policy --generation n1d7 --cameras 1,2 --device cuda --output policy.json",
+    "sampler": "sampler --generation n1d6 --min-ratio 1.25 --output sampler.json",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, measure, print tables, write JSON. 1: slower than `--min-ratio`; 2: cannot be measured."""
@@ -83,34 +89,67 @@ def _tell(text: str, share: float) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m groot_ros.model.benchmark", description=__doc__)
+    examples = "\n".join(f"  {_PROGRAM} {words}" for words in _EXAMPLES.values())
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description=__doc__,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    policy = commands.add_parser("policy", help="camera pictures to physical actions, plain and with each optimisation")
+    _policy_options(
+        _command(commands, "policy", "camera pictures to physical actions, plain and with each optimisation")
+    )
+    _sampler_options(_command(commands, "sampler", "the action head alone, plain against the engine's, in pairs"))
+    return parser
+
+
+def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    found: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what,
+        epilog=f"example:\n  {_PROGRAM} {_EXAMPLES[name]}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return found
+
+
+def _policy_options(policy: argparse.ArgumentParser) -> None:
     policy.set_defaults(run=_run_policy)
-    _common(policy, cameras=(1, 2, 3), dtype="auto", device="auto")
+    _common(policy, cameras="1,2,3", dtype="auto", device="auto")
     policy.add_argument("--checkpoint", help="directory or hub id, in place of random weights")
     policy.add_argument("--tag", help="the checkpoint's embodiment; may be left out where it has one")
     policy.add_argument("--tokenizer", help="folder or hub id of the checkpoint's tokenizer")
     policy.add_argument(
         "--rung", dest="rungs", action="append", choices=RUNG_NAMES, help="may be given again; default: all"
     )
-    policy.add_argument("--repeats", type=int, default=50, help="measured runs of each rung")
-    policy.add_argument("--warmup", type=int, default=5, help="runs of each rung before, not measured")
-    policy.add_argument("--camera-size", type=_typed(camera_size), default=(480, 640), metavar="WIDTHxHEIGHT")
+    policy.add_argument("--repeats", type=int, default=50, help="measured runs of each rung (default: %(default)s)")
+    policy.add_argument(
+        "--warmup", type=int, default=5, help="runs of each rung before, not measured (default: %(default)s)"
+    )
+    policy.add_argument(
+        "--camera-size",
+        type=_typed(camera_size),
+        default="640x480",
+        metavar="WIDTHxHEIGHT",
+        help="of the cameras' pictures in pixels (default: %(default)s)",
+    )
     policy.add_argument("--no-stages", dest="stages", action="store_false", help="end to end only; compiles once less")
     policy.add_argument(
         "--text-tokens",
         type=int,
         help="wanted of the prompt; default: 20 (n1d5) or 25, and 3 per camera; more where the template is longer",
     )
-    sampler = commands.add_parser("sampler", help="the action head alone, plain against the engine's, in pairs")
+
+
+def _sampler_options(sampler: argparse.ArgumentParser) -> None:
     sampler.set_defaults(run=_run_sampler)
-    _common(sampler, cameras=(2,), dtype="float32", device="cpu")
+    _common(sampler, cameras="2", dtype="float32", device="cpu")
     sampler.add_argument("--layers", type=int, help="of the DiT; default: the network's")
-    sampler.add_argument("--pairs", type=int, default=5)
-    sampler.add_argument("--warmup", type=int, default=1, help="pairs before, not measured")
+    sampler.add_argument("--pairs", type=int, default=5, help="measured pairs (default: %(default)s)")
+    sampler.add_argument("--warmup", type=int, default=1, help="pairs before, not measured (default: %(default)s)")
     sampler.add_argument("--min-ratio", type=float, help="exit code 1 when a median ratio is lower")
-    return parser
 
 
 def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -125,16 +164,32 @@ def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
-def _common(parser: argparse.ArgumentParser, *, cameras: Sequence[int], dtype: str, device: str) -> None:
-    parser.add_argument("--generation", dest="generations", action="append", choices=GENERATIONS, help="default: all")
-    parser.add_argument("--cameras", type=_typed(counts), default=cameras, metavar="N,N", help="default: %(default)s")
-    parser.add_argument("--size", choices=SIZES, default="full")
+def _common(parser: argparse.ArgumentParser, *, cameras: str, dtype: str, device: str) -> None:
+    parser.add_argument(
+        "--generation",
+        dest="generations",
+        action="append",
+        choices=GENERATIONS,
+        help="may be given again; default: all",
+    )
+    parser.add_argument(
+        "--cameras", type=_typed(counts), default=cameras, metavar="N,N", help="how many (default: %(default)s)"
+    )
+    parser.add_argument("--size", choices=SIZES, default="full", help="of the random network (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="Euler steps; default: the network's, 4")
-    parser.add_argument("--dtype", choices=DTYPES, default=dtype, help="auto: bfloat16 on a GPU, float32 on a CPU")
-    parser.add_argument("--device", default=device, help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--threads", type=int, default=1 if device == "cpu" else None, help="of torch on the CPU")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=dtype,
+        help="auto: bfloat16 on a GPU, float32 on a CPU (default: %(default)s)",
+    )
+    parser.add_argument("--device", default=device, help="auto, cpu, cuda, cuda:N (default: %(default)s)")
+    one = 1 if device == "cpu" else None
+    parser.add_argument(
+        "--threads", type=int, default=one, help=f"of torch on the CPU; default: {one or 'its own choice'}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="the report as JSON goes there, too")
 
 
 if __name__ == "__main__":
