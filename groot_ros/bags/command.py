@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def replay_command(
     with console.status(f"loading {checkpoint}"):
         policy = LocalPolicy(checkpoint, embodiment, **policy_options)
         policy.warm_up()
-    for notice in policy.news().notices:
-        console.print(notice, markup=False, soft_wrap=True)
+    notices = policy.news().notices
+    _print_notices(notices, console)
     columns = (TextColumn("replaying"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} s"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("replay")
@@ -58,9 +59,17 @@ def replay_command(
             bar.update(task, completed=done_s, total=total_s)
 
         report = replay(bag, embodiment, policy, instruction=instruction, seed=seed, progress=progress)
+    later = policy.news().notices
+    report = replace(report, notices=[*notices, *later])
     report.to_json(report_path)
     _print(report, console)
+    _print_notices(later, console)
     console.print(f"report: {report_path}", soft_wrap=True)
+
+
+def _print_notices(notices: Sequence[str], console: Console) -> None:
+    for notice in notices:
+        console.print(notice, markup=False, soft_wrap=True)
 
 
 def _print(report: ReplayReport, console: Console) -> None:

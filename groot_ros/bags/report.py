@@ -109,12 +109,13 @@ class ReplayReport:
         refusal_messages: reason -> first message.
         streams: per stream.
         chunks: every chunk, in order.
-        latency_s: wall time of ``act``.
+        latency_s: wall time of ``act``, the host's work on the next observation beside it.
         stages_s: stage -> its time within ``act``.
         instructions: (ns, text) of every instruction used, first use only.
         command_errors: against the recorded commands; empty where the bag has none.
         state_errors: against the joint states recorded at the points' due times.
         commands: recorded command messages, and those of them that a trajectory controller refuses.
+        notices: what the policy had to tell, at its start and in the run.
     """
 
     bag: str
@@ -132,12 +133,14 @@ class ReplayReport:
     command_errors: list[JointError]
     state_errors: list[JointError]
     commands: tuple[int, int]
+    notices: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Plain lists, texts and numbers."""
         return {
             "bag": self.bag,
             "embodiment": self.embodiment,
+            "notices": list(self.notices),
             "duration_s": self.duration_s,
             "every_s": self.every_s,
             "ticks": {"total": self.ticks, "accepted": len(self.chunks), "refused": self.refused},

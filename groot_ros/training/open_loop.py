@@ -67,7 +67,7 @@ class EpisodeRun:
         predicted: float64 [rows, A], in the units of the training data; row ``i`` is of the last chunk before.
         recorded: float64 [rows, A].
         held: float64 [rows, A], what the comparison is worth: the last action recorded before the observation.
-        latencies_s: wall time of ``act`` per chunk, though the host's share of it passes beside the inference before.
+        latencies_s: wall time of ``act`` per chunk; the host works on the next observation beside the inference.
     """
 
     index: int

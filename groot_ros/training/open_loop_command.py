@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,11 +12,13 @@ from rich.table import Table
 
 from groot_ros.dataset.edit import parse_episodes
 from groot_ros.embodiment.schema import Embodiment
-from groot_ros.policy.base import Policy
 from groot_ros.policy.generation import embodiment_for
 from groot_ros.training.episodes import TrainingDataset, open_training_dataset
 from groot_ros.training.open_loop import Options, check_dataset, check_execution_horizon, columns_of, run_episode
 from groot_ros.training.open_loop_report import OpenLoopReport
+
+if TYPE_CHECKING:
+    from groot_ros.policy.local import LocalPolicy
 
 REPORT = "report.json"
 
@@ -82,7 +84,7 @@ def _evaluate(
     dataset: TrainingDataset,
     episodes: list[int],
     embodiment: Embodiment,
-    policy: Policy,
+    policy: LocalPolicy,
     options: Options,
     output: Path,
     console: Console,
@@ -109,6 +111,7 @@ def _evaluate(
             picture = output / f"episode_{index:06d}.png"
             draw_episode(report, run, picture)
             report.runs.append(run)
+            report.notices.extend(policy.news().notices)
             report.pictures[index] = picture.name
             report.to_json(output / REPORT)  # what was measured stays when the next episode is interrupted
 

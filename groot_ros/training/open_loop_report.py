@@ -57,7 +57,7 @@ class OpenLoopReport:
         columns: numbers of the actions.
         runs: one per episode.
         pictures: episode -> file of its plot.
-        notices: what a person should know.
+        notices: what a person should know, as far as the run has come.
     """
 
     dataset: str
@@ -69,7 +69,7 @@ class OpenLoopReport:
     columns: Sequence[Column]
     runs: list[EpisodeRun]
     pictures: dict[int, str] = field(default_factory=dict)
-    notices: Sequence[str] = ()
+    notices: list[str] = field(default_factory=list)
 
     def column_errors(self, runs: Sequence[EpisodeRun] | None = None) -> list[ColumnError]:
         """One per column, over all rows of ``runs``; None: of all."""
@@ -98,7 +98,7 @@ class OpenLoopReport:
 
     @property
     def latency_s(self) -> Spread:
-        """Wall time per chunk."""
+        """Wall time per chunk, the host's work on the next observation beside it."""
         return spread([latency for run in self.runs for latency in run.latencies_s])
 
     def to_dict(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +15,16 @@ import pytest
 from bag_maker import COMMAND_TOPIC, JOINTS, MS, T0, Recorded, S
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from groot_ros.bags import command
 from groot_ros.bags.read import BagMessage
 from groot_ros.bags.replay import replay
 from groot_ros.bags.report import ReplayReport, joint_errors, spread
 from groot_ros.bags.topics import INSTRUCTION_TOPIC, BagError
 from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk
+from groot_ros.policy.news import News, Notices
 
 HORIZON = 16
 DT_S = 1.0 / 30.0
@@ -278,6 +282,36 @@ def test_report_file(tmp_path: Path, bag: Path) -> None:
     np.testing.assert_allclose(
         chunk["actions"]["gripper"], report.chunks[0].chunk.actions["gripper"], atol=1e-6, rtol=0
     )
+
+
+def test_the_command_prints_and_stores_what_the_policy_tells_at_its_start_and_in_the_run(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Telling(PolicyDouble):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(line())
+            self.notices = Notices()
+            self.notices.add("the plain model runs instead")
+
+        def warm_up(self) -> None:
+            pass
+
+        def act(self, observation: Observation, *, seed: int | None = None) -> Chunk:
+            self.notices.add("memory ran out")
+            return super().act(observation, seed=seed)
+
+        def news(self) -> News:
+            return News(self.notices.take())
+
+    monkeypatch.setattr("groot_ros.policy.local.LocalPolicy", Telling)
+    monkeypatch.setattr(command, "embodiment_for", lambda *_: maker.robot())
+    console = Console(file=io.StringIO(), width=200)
+    path = tmp_path / "report.json"
+    command.replay_command(bag, tmp_path, "sim_arm", path, instruction="go", policy_options={}, seed=0, console=console)
+    told = ["the plain model runs instead", "memory ran out"]
+    assert json.loads(path.read_text())["notices"] == told
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [lines.count(notice) for notice in told] == [1, 1]
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=50))

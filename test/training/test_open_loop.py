@@ -300,3 +300,37 @@ def test_the_command_evaluates_a_checkpoint(roots: dict[str, Path], tmp_path: Pa
     assert result.exit_code == 2
     assert "expected an episode of 0 to 1, found 5" in result.output
     assert not (tmp_path / "none").exists()
+
+
+def test_what_the_policy_tells_in_the_run_is_printed_and_stored(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "tiny"
+    make_random_checkpoint(checkpoint, "n1d7", "tiny", "sim_arm", 0, Console(quiet=True))
+    act, calls = LocalPolicy.act_encoded, []
+
+    def telling(self: LocalPolicy, *arguments: Any, **named: Any) -> Chunk:
+        calls.append(len(calls))
+        self._notices.add(f"inference {calls[-1]}: memory ran out")
+        return act(self, *arguments, **named)
+
+    monkeypatch.setattr(LocalPolicy, "act_encoded", telling)
+    words = [
+        "open-loop",
+        "-c",
+        checkpoint,
+        "-d",
+        roots["v2.1"],
+        "--episodes",
+        "0-0",
+        "--steps",
+        9,
+        "-o",
+        tmp_path / "o",
+    ]
+    result = CliRunner().invoke(app, [str(word) for word in [*words, "--device", "cpu", "--no-engine"]])
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "o" / "report.json").read_text())["notices"]
+    told = [f"inference {number}: memory ran out" for number in calls]
+    assert told and stored[-len(told) :] == told
+    assert all(f"note: {notice}" in " ".join(result.output.split()) for notice in told)
