@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -17,6 +18,15 @@ from groot_ros.processing.generations import Chat
 _NOT_WORD_OR_SPACE = re.compile(r"[^\w\s]")
 # A file of any of these names means: this directory has a tokenizer of its own.
 TOKENIZER_MARKERS = ("tokenizer.json", "vocab.json")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 # Prompts of one run: a handful of instructions, one or two image grids.
 _CACHE_ENTRIES = 64
 
@@ -31,6 +41,13 @@ def formalize(instruction: str) -> str:
 def has_tokenizer(directory: Path) -> bool:
     """True if the directory holds tokenizer files."""
     return any((directory / name).is_file() for name in TOKENIZER_MARKERS)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies the tokenizer files of one directory into another."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _is_plain(directory: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from groot_ros.processing.batch import collate
 from groot_ros.processing.checks import checked_groups, checked_numbers
 from groot_ros.processing.config import ProcessorFiles
 from groot_ros.processing.errors import ProcessorError, describe, listing
 from groot_ros.processing.images import Frames
-from groot_ros.processing.language import Grid, PromptEncoder, has_tokenizer, load_tokenizer
+from groot_ros.processing.language import Grid, PromptEncoder, copy_tokenizer, has_tokenizer, load_tokenizer
 from groot_ros.processing.modality import ModalityConfig, parse_modalities
 from groot_ros.processing.patches import PREPROCESSOR_FILE, Layout, PatchLayout
 from groot_ros.processing.scaling import state_action_processor
@@ -24,16 +24,6 @@ from groot_ros.processing.vision import check_aspects, image_encoder
 
 Sample = dict[str, Any]
 Groups = Mapping[str, NDArray[np.floating[Any]]]
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 class Processor:
@@ -308,30 +298,7 @@ class Processor:
         Raises:
             ProcessorError: no samples, or only some of them with an action.
         """
-        if not samples:
-            raise ProcessorError("collate", "at least one sample", "none")
-        with_action = sum("action" in sample for sample in samples)
-        if with_action not in (0, len(samples)):
-            raise ProcessorError("collate", "an action in every sample or in none", f"{with_action} of {len(samples)}")
-        length = max(len(sample["input_ids"]) for sample in samples)
-        ids = np.full((len(samples), length), self.prompts.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, sample in enumerate(samples):
-            start = length - len(sample["input_ids"])
-            ids[row, start:] = sample["input_ids"]
-            mask[row, start:] = 1
-        arrays = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "image_grid_thw": _joined([sample["image_grid_thw"] for sample in samples]),
-        }
-        if "pixel_values" in samples[0]:
-            arrays["pixel_values"] = _joined([sample["pixel_values"] for sample in samples])
-        stacked = [
-            name for name in ("state", "state_mask", "embodiment_id", "action", "action_mask") if name in samples[0]
-        ]
-        arrays.update({name: np.stack([sample[name] for sample in samples]) for name in stacked})
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return collate(samples, self.prompts.pad_token_id)
 
     def decode(self, normalized: NDArray[np.floating[Any]], state: Groups) -> dict[str, NDArray[np.float32]]:
         """The model's chunk -> physical, absolute actions.
@@ -405,9 +372,7 @@ class Processor:
             (target / PREPROCESSOR_FILE).write_text(text, encoding="utf-8")
         source = self._tokenizer_directory
         if source is not None and source.resolve() != target.resolve():
-            for name in _TOKENIZER_FILES:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, target / name)
+            copy_tokenizer(source, target)
 
     def _check_capacity(self) -> None:
         state_width = 0 if self._files.generation.truncates_state else sum(self._groups.state_widths.values())
@@ -456,10 +421,6 @@ def _padded(values: NDArray[np.floating[Any]], shape: tuple[int, int]) -> tuple[
     rows[: values.shape[0], : values.shape[1]] = values
     mask[: values.shape[0], : values.shape[1]] = True
     return rows, mask
-
-
-def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _required(state: Any, key: str) -> Any:
