@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from groot_ros.model.benchmark import policy, rungs
-from groot_ros.model.benchmark.__main__ import _parser, main
+from groot_ros.model.benchmark import rungs
 from groot_ros.model.benchmark.ladder import Ladder
-from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size, check_output
+from groot_ros.model.benchmark.options import RUNG_NAMES, camera_size
 from groot_ros.model.benchmark.policy import PolicySettings, measure_policy
 from groot_ros.model.benchmark.random_model import random_model
 from groot_ros.model.benchmark.robots import plain_robot, random_processor
-from groot_ros.model.benchmark.rungs import RUNGS, Engined, Pictured, Plain, Rung, Unavailable
+from groot_ros.model.benchmark.rungs import RUNGS, Engined, Pictured, Plain, Unavailable
 from groot_ros.model.benchmark.subject import Subject, random_subject
 from groot_ros.model.benchmark.tables import policy_tables
 from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, spread
@@ -30,7 +26,6 @@ from groot_ros.model.engine.engine import EngineOptions
 from groot_ros.model.make_checkpoint import make_checkpoint
 from groot_ros.model.random_networks import default_processor_kwargs
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 QUICK = PolicySettings(size="tiny", repeats=2, warmup=0, threads=1, camera_size=(48, 64))
 
@@ -246,126 +241,6 @@ def test_a_program_that_could_not_be_compiled_is_no_measurement() -> None:
     assert engined.fallback() == engined.notes()[0]
 
 
-def test_a_rung_that_breaks_is_listed_and_the_others_go_on(monkeypatch) -> None:
-    closed: list[str] = []
-
-    class Breaking(Plain):
-        def sample(self, inputs: dict[str, Tensor], noise: Tensor) -> Tensor:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
-
-        def close(self) -> None:
-            closed.append("closed")
-
-    broken = Rung("engine", "", lambda subject, steps, device: Breaking(subject, steps))
-    later = dataclasses.replace(next(rung for rung in RUNGS if rung.name == "engine"), name="fp8_weights")
-    monkeypatch.setattr(policy, "RUNGS", (RUNGS[0], broken, later))
-    settings = dataclasses.replace(QUICK, generations=("n1d6",), cameras=(1,))
-    [row] = measure_policy(settings)["results"]
-    reasons = [rung["reason"] for rung in row["rungs"]]
-    assert reasons == [None, "CUDA out of memory. Tried to allocate 2 GiB", None] and closed == ["closed"]
-
-
-ONE = dataclasses.replace(QUICK, generations=("n1d6",), cameras=(1,), rungs=("engine",))
-
-
-def breaking(chunks: int) -> type[Plain]:
-    """A plain network that breaks after so many chunks end to end or in parts."""
-    left = [chunks]
-
-    class Breaking(Plain):
-        def sample(self, inputs: dict[str, Tensor], noise: Tensor) -> Tensor:
-            if not left[0]:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            left[0] -= 1
-            return super().sample(inputs, noise)
-
-    return Breaking
-
-
-def test_a_setting_that_breaks_is_an_entry_with_the_reason(monkeypatch) -> None:
-    made = policy._subject
-
-    def subject(settings: Any, model: Any, processor: Any, source: str, cameras: int) -> Subject:
-        if cameras == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory\nmore")
-        return made(settings, model, processor, source, cameras)
-
-    monkeypatch.setattr(policy, "_subject", subject)
-    report = measure_policy(dataclasses.replace(ONE, cameras=(1, 2, 3)))
-    assert [row["reason"] for row in report["results"]] == [None, "CUDA out of memory", None]
-    expected = {"generation": "n1d6", "source": "random tiny n1d6", "cameras": 2, "reason": "CUDA out of memory"}
-    assert report["results"][1] == expected
-    text = policy_tables(json.loads(json.dumps(report)))[1].text()
-    assert text == "random tiny n1d6, 2 cameras\nnot measured: CUDA out of memory"
-
-
-def test_a_network_that_cannot_be_made_leaves_the_other_generations(monkeypatch) -> None:
-    made = policy._network
-
-    def network(settings: PolicySettings, generation: str) -> Any:
-        if generation == "n1d5":
-            raise MemoryError("no memory for weights")
-        return made(settings, generation)
-
-    monkeypatch.setattr(policy, "_network", network)
-    rows = measure_policy(dataclasses.replace(ONE, generations=("n1d5", "n1d6"), cameras=(1, 2)))["results"]
-    assert [row["reason"] for row in rows] == ["no memory for weights"] * 2 + [None] * 2
-    with pytest.raises(RuntimeError, match="no memory for weights"):
-        measure_policy(dataclasses.replace(ONE, generations=("n1d5",)))
-
-
-def test_where_nothing_is_measured_every_reason_is_said(monkeypatch) -> None:
-    def subject(settings: Any, model: Any, processor: Any, source: str, cameras: int) -> Subject:
-        raise ValueError(f"{cameras} are too many")
-
-    monkeypatch.setattr(policy, "_subject", subject)
-    with pytest.raises(RuntimeError, match=r"^random tiny n1d6, 1 camera: 1 are .*; random tiny n1d6, 2 cameras: 2 "):
-        measure_policy(dataclasses.replace(ONE, cameras=(1, 2)))
-
-
-@pytest.mark.parametrize("chunks", [7, 8])  # 2 + 4 before the runs, 2 of the runs, 2 beside host work
-@pytest.mark.parametrize("name", ["plain", "engine"])
-def test_what_was_measured_of_a_rung_that_breaks_later_stays(monkeypatch, name: str, chunks: int) -> None:
-    later = breaking(chunks)
-    found = [rung for rung in RUNGS if rung.name in ("plain", "engine")]
-    kinds = [
-        dataclasses.replace(rung, make=lambda subject, steps, device: later(subject, steps))
-        if rung.name == name
-        else rung
-        for rung in found
-    ]
-    monkeypatch.setattr(policy, "RUNGS", kinds)
-    [row] = measure_policy(ONE)["results"]
-    rungs_ = {rung["name"]: rung for rung in row["rungs"]}
-    broken = rungs_.pop(name)
-    assert row["reason"] is None and broken["reason"] is None and broken["overlapped_hz"] is None
-    assert broken["e2e_ms"]["runs"] == chunks - 6
-    where = "ended in run 2 of 2" if chunks == 7 else "ended beside host work"
-    assert broken["notes"] == [f"{where}: CUDA out of memory"]
-    [whole] = rungs_.values()
-    assert whole["e2e_ms"]["runs"] == 2 and whole["overlapped_hz"] > 0
-    assert f"{name}: {where}: CUDA out of memory" in policy_tables({"results": [row]})[0].text()
-
-
-def test_a_rung_that_breaks_in_its_first_run_is_not_measured(monkeypatch) -> None:
-    later = breaking(6)
-    engine = Rung("engine", "", lambda subject, steps, device: later(subject, steps))
-    monkeypatch.setattr(policy, "RUNGS", (RUNGS[0], engine))
-    [row] = measure_policy(ONE)["results"]
-    assert [rung["reason"] for rung in row["rungs"]] == [None, "ended in run 1 of 2: CUDA out of memory"]
-    assert "engine: not measured: ended in run 1 of 2" in policy_tables({"results": [row]})[0].text()
-
-
-def test_an_engine_that_cannot_be_left_alone_costs_only_that_number(monkeypatch) -> None:
-    def release(self: Engined) -> int:
-        raise RuntimeError("CUDA error: unspecified launch failure")
-
-    monkeypatch.setattr(Engined, "release", release)
-    [row] = measure_policy(ONE)["results"]
-    assert row["released"] is None and row["rungs"][1]["reason"] is None
-    assert "memory of an engine alone: not measured: CUDA error" in row["rungs"][0]["notes"][0]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -387,38 +262,6 @@ def test_picture_sizes_are_read() -> None:
     for text in ("640", "0x480", "640x", "axb", "640x480x3"):
         with pytest.raises(ValueError, match="expected WIDTHxHEIGHT"):
             camera_size(text)
-
-
-@pytest.mark.parametrize("words", [[], ["policy"], ["sampler"]])
-def test_help_says_what_every_option_is_and_shows_examples(words: list[str], capsys: Any, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as caught:
-        main([*words, "--help"])
-    said = capsys.readouterr().out
-    assert caught.value.code == 0
-    for command in words or ["policy", "sampler"]:
-        assert f"python -m groot_ros.model.benchmark {command} --generation" in said
-    if words:
-        assert f"how many (default: {'1,2,3' if words == ['policy'] else '2'})" in said
-
-
-def test_defaults_are_read_like_words() -> None:
-    found = _parser().parse_args(["policy"])
-    assert found.cameras == (1, 2, 3) and found.camera_size == (480, 640)
-    assert _parser().parse_args(["sampler"]).cameras == (2,)
-    for command in _parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
-        assert all(action.help for action in command._actions)
-
-
-def test_an_output_is_tried_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there = tmp_path / "old.json"
-    there.write_text("{}")
-    for path in (None, there, tmp_path / "new.json"):
-        check_output(path)
-    assert there.read_text() == "{}" and list(tmp_path.iterdir()) == [there]
-    for command in ("policy", "sampler"):
-        assert main([command, "--size", "tiny", "--steps", "0", "--output", str(tmp_path / "no" / "new.json")]) == 2
-        assert "new.json" in capsys.readouterr().err  # not that there are no steps
 
 
 def test_cuda_is_timed_between_events_on_an_idle_device(monkeypatch) -> None:
@@ -478,16 +321,6 @@ def test_memory_of_the_process_is_known_on_linux() -> None:
     assert held is not None and peak is not None and 0 < held <= peak + (1 << 20)
 
 
-def test_the_bare_command_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = tmp_path / "policy.json"
-    words = ["policy", "--size", "tiny", "--generation", "n1d6", "--cameras", "1", "--repeats", "1", "--warmup", "0"]
-    code = main([*words, "--rung", "engine", "--threads", "1", "--device", "cpu", "--output", str(report)])
-    assert code == 0
-    said = capsys.readouterr().out
-    assert "E2E p50" in said and "engine" in said and f"report: {report}" in said
-    assert json.loads(report.read_text())["results"][0]["pictures"] == {"camera_1": [640, 480]}
-
-
 def test_a_compiled_rung_begins_without_what_was_compiled_for_others(monkeypatch) -> None:
     """torch keeps eight compiled forms of a function; the ninth would run uncompiled without a word here."""
     forgotten: list[str] = []
@@ -497,40 +330,3 @@ def test_a_compiled_rung_begins_without_what_was_compiled_for_others(monkeypatch
         if rung.name != "fp8":
             rung.make(subject, 2, torch.device("cuda", 0))  # the network is on the CPU, so nothing is recorded
     assert forgotten == ["all", "all"]  # compile and fp8_weights
-
-
-BARE = """
-    import builtins, sys
-    from importlib.machinery import PathFinder
-    OURS_NOT = {"yaml"}  # transformers needs it, we do not
-    NOT_THERE = {"pydantic", "typer", "rich", "matplotlib", "PIL", "rclpy", "av", "pyarrow", "rosbags", "mujoco"}
-
-    class Bare(PathFinder):
-        @classmethod
-        def find_spec(cls, name, path=None, target=None):
-            return None if name.split(".")[0] in NOT_THERE else PathFinder.find_spec(name, path, target)
-
-    sys.meta_path = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
-    plain_import = builtins.__import__
-
-    def without(name, globals=None, *rest, **named):
-        if name.split(".")[0] in OURS_NOT and (globals or {}).get("__name__", "").startswith("groot_ros"):
-            raise ImportError(f"a bare machine has no {name}")
-        return plain_import(name, globals, *rest, **named)
-
-    builtins.__import__ = without
-    import groot_ros.model.benchmark
-    assert not {"torch", *OURS_NOT, *NOT_THERE} & set(sys.modules), "the package itself imports nothing"
-    from groot_ros.model.benchmark.__main__ import _parser, main
-"""
-
-
-def test_a_bare_machine_is_enough() -> None:
-    """torch, transformers, safetensors, NumPy and OpenCV; without Pillow N1.6's pictures take longer, which is said."""
-    quick = ["--size", "tiny", "--cameras", "1", "--warmup", "0"]
-    runs = [["sampler", *quick, "--generation", "n1d7", "--pairs", "1"], ["policy", *quick, "--repeats", "1"]]
-    runs[1] += ["--generation", "n1d7", "--generation", "n1d6", "--device", "cpu", "--rung", "engine"]
-    code = f"{textwrap.dedent(BARE)}\nsys.exit(max(main(words) for words in {runs!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pip install pillow") == 1
