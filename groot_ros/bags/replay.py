@@ -23,7 +23,7 @@ from groot_ros.control.layout import Layout
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.embodiment.vocabulary import JOINT_TRAJECTORY
 from groot_ros.observation.assembler import Assembler
-from groot_ros.observation.types import Refusal
+from groot_ros.observation.types import Observation, Refusal
 from groot_ros.policy.ahead import Prepared, TwoSteps, ahead
 from groot_ros.policy.base import Policy, due_ns
 from groot_ros.simulation.trajectory import Point, TrajectoryFollower, TrajectoryRefused
@@ -64,7 +64,7 @@ def replay(
         raise ValueError(f"every_s: expected a positive time, found {period_s}")
     with Bag(path, embodiment) as bag:
         steps = TwoSteps(policy)
-        reading = _Reading(bag, embodiment, steps, instruction, round(period_s * 1e9))
+        reading = _Reading(bag, embodiment, steps.prepare, instruction, round(period_s * 1e9))
         run = _Run(embodiment, steps, round(period_s * 1e9), seed)
         with closing(ahead(reading.stretches)) as stretches:
             for stretch in stretches:
@@ -74,6 +74,20 @@ def replay(
         if progress is not None:
             progress(bag.duration_s, bag.duration_s)
         return _report(bag, embodiment, reading, run)
+
+
+def observations(
+    path: str | Path, embodiment: Embodiment, *, instruction: str | None, every_s: float
+) -> tuple[list[Observation], dict[str, str]]:
+    """What ``replay`` would show a policy, and why it would show it nothing: reason -> first message. No inference.
+
+    Raises:
+        BagError: as ``replay``.
+    """
+    with Bag(path, embodiment) as bag:
+        reading = _Reading(bag, embodiment, lambda seen: Prepared(seen, None, 0.0), instruction, round(every_s * 1e9))
+    found = [stretch.tick.observation for stretch in reading.stretches() if stretch.tick is not None]
+    return found, reading.refusal_messages
 
 
 @dataclass
@@ -96,9 +110,14 @@ class _Reading:
     """The bag's messages into the assembler, and out of it observations. In one thread."""
 
     def __init__(
-        self, bag: Bag, embodiment: Embodiment, steps: TwoSteps, instruction: str | None, period_ns: int
+        self,
+        bag: Bag,
+        embodiment: Embodiment,
+        prepare: Callable[[Observation], Prepared],
+        instruction: str | None,
+        period_ns: int,
     ) -> None:
-        self._path, self._embodiment, self._steps = bag.path, embodiment, steps
+        self._path, self._embodiment, self._prepare = bag.path, embodiment, prepare
         self._given = instruction
         self._instruction = embodiment.language.default or "" if instruction is None else instruction
         self._period_ns = period_ns
@@ -159,7 +178,7 @@ class _Reading:
             return done
         if not self.instructions or self.instructions[-1][1] != observation.instruction:
             self.instructions.append((tick_ns, observation.instruction))
-        done.tick = self._steps.prepare(observation)
+        done.tick = self._prepare(observation)
         return done
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich import box
@@ -15,82 +15,97 @@ from rich.table import Table
 from groot_ros.embodiment.schema import Embodiment
 from groot_ros.model.engine.gate import FP8, FP8_WEIGHTS, PRECISIONS, Comparison, GateResult
 from groot_ros.observation.types import Observation
-from groot_ros.policy.base import Chunk, Policy, Prefix
 from groot_ros.policy.generation import embodiment_for
 from groot_ros.policy.precision_gate import Measurement, PrecisionError, write_result
-from groot_ros.training.episodes import TrainingDataset, open_training_dataset
+from groot_ros.training.episodes import Episode, TrainingDataset, open_training_dataset
 from groot_ros.training.open_loop import RecordedObservations, check_dataset
 
+T = TypeVar("T")
 REDUCED = tuple(name for name in PRECISIONS if name in (FP8_WEIGHTS, FP8))
 
 
-def spread_rows(dataset: TrainingDataset, count: int) -> list[tuple[int, int]]:
+def spread_rows(episodes: Sequence[Episode], count: int) -> list[tuple[int, int]]:
     """Episode and row of up to ``count`` different rows, evenly spread over all rows."""
-    total = dataset.total_rows
+    ends = np.cumsum([episode.length for episode in episodes])
+    total = int(ends[-1])
     count = min(count, total)
     places = ((2 * np.arange(count) + 1) * total) // (2 * count)
-    ends = np.cumsum([episode.length for episode in dataset.episodes])
     chosen = []
     for place in places.tolist():
         number = int(np.searchsorted(ends, place, side="right"))
-        episode = dataset.episodes[number]
+        episode = episodes[number]
         chosen.append((episode.index, place - int(ends[number]) + episode.length))
     return chosen
 
 
-def dataset_observations(
-    dataset: TrainingDataset, embodiment: Embodiment, count: int, instruction: str | None
+def read_rows(
+    dataset: TrainingDataset, rows: Sequence[tuple[int, int]], embodiment: Embodiment, instruction: str | None
 ) -> list[Observation]:
-    """Up to ``count`` recorded observations, evenly spread. Raises: DatasetError: a picture cannot be read."""
+    """The observations that were recorded there. Raises: DatasetError: a picture cannot be read."""
     sources: dict[int, RecordedObservations] = {}
     found = []
-    for index, row in spread_rows(dataset, count):
+    for index, row in rows:
         if index not in sources:
             sources[index] = RecordedObservations(dataset, dataset.episode(index), embodiment, instruction)
         found.append(sources[index].at(row))
     return found
 
 
-class Collector:
-    """A policy that keeps what it is shown."""
+def dataset_observations(
+    dataset: TrainingDataset, embodiment: Embodiment, precision: str, count: int, instruction: str | None
+) -> tuple[list[Observation], list[Observation]]:
+    """Up to ``count`` that are judged and, for ``fp8``, as many of other episodes for the calibration.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.seen: list[Observation] = []
+    Evenly spread, both. Of a dataset with one episode they are of its halves.
 
-    def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
-        self.seen.append(observation)
-        return self._policy.act(observation, seed=seed, prefix=prefix)
+    Raises:
+        DatasetError: a picture cannot be read.
+    """
+    episodes = dataset.episodes
+    if precision == FP8 and len(episodes) > 1:
+        judged, calibration = spread_rows(episodes[::2], count), spread_rows(episodes[1::2], count)
+    else:
+        judged, calibration = parted(spread_rows(episodes, wanted(precision, count)), precision)
+    judged_seen, calibration_seen = (
+        read_rows(dataset, rows, embodiment, instruction) for rows in (judged, calibration)
+    )
+    return judged_seen, calibration_seen
 
 
 def bag_observations(
-    bag: Path, embodiment: Embodiment, policy: Policy, count: int, instruction: str | None
-) -> list[Observation]:
-    """Up to ``count`` observations of a bag, as the policy node would have had them, evenly spread in time.
+    bag: Path, embodiment: Embodiment, precision: str, count: int, instruction: str | None
+) -> tuple[list[Observation], list[Observation]]:
+    """As ``dataset_observations``, of a bag, as the policy node would have had them; for ``fp8`` of its halves.
 
     Raises:
         BagError: see ``replay``.
         PrecisionError: the bag has not a single one.
     """
     from groot_ros.bags.read import Bag
-    from groot_ros.bags.replay import replay
+    from groot_ros.bags.replay import observations
 
+    count = wanted(precision, count)
     with Bag(bag, embodiment) as opened:
         every_s = max(opened.duration_s / (count + 1), embodiment.dt_s)
-    collector = Collector(policy)
-    report = replay(bag, embodiment, collector, instruction=instruction, every_s=every_s)
-    if not collector.seen:
-        reasons = "; ".join(report.refusal_messages.values()) or "the bag has no ticks"
+    seen, refused = observations(bag, embodiment, instruction=instruction, every_s=every_s)
+    if not seen:
+        reasons = "; ".join(refused.values()) or "the bag has no ticks"
         raise PrecisionError(f"{bag}: expected observations, found none: {reasons}")
-    return collector.seen[:count]
+    return parted(seen[:count], precision)
 
 
-def parted(observations: Sequence[Observation], precision: str, count: int) -> tuple[list[Observation], ...]:
-    """Those that are judged and, for ``fp8``, every other one for the calibration: scales are judged on observations
-    that they were not found on."""
+def wanted(precision: str, count: int) -> int:
+    """How many to take where one recording has both, those that are judged and the others."""
+    return 2 * count + 1 if precision == FP8 else count
+
+
+def parted(seen: Sequence[T], precision: str) -> tuple[list[T], list[T]]:
+    """Those that are judged and, for ``fp8``, others for the calibration: scales are judged on observations that they
+    were not found on, nor on their neighbours in time. So they are of two halves, and one between them is left out."""
     if precision != FP8:
-        return list(observations[:count]), []
-    return list(observations[::2]), list(observations[1::2])
+        return list(seen), []
+    half = len(seen) // 2
+    return list(seen[: max(half, 1)]), list(seen[-half:] if half else [])
 
 
 def precision_command(
@@ -143,13 +158,11 @@ def precision_command(
         raise PrecisionError(
             f"--precision {precision}: expected the engine, found: {facts.reason if facts else 'none'}"
         )
-    wanted = 2 * observations if precision == FP8 else observations
     with console.status("reading observations"):
         if dataset is not None:
-            seen = dataset_observations(dataset, embodiment, wanted, instruction)
+            judged, calibration = dataset_observations(dataset, embodiment, precision, observations, instruction)
         else:
-            seen = bag_observations(Path(bag or ""), embodiment, policy, wanted, instruction)
-    judged, calibration = parted(seen, precision, observations)
+            judged, calibration = bag_observations(Path(bag or ""), embodiment, precision, observations, instruction)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("", total=3 * len(judged) + len(calibration))

@@ -38,20 +38,20 @@ def dataset(recorded: Path) -> TrainingDataset:
 def test_rows_are_spread_over_all_episodes_and_none_comes_twice(dataset: TrainingDataset) -> None:
     total = data_rig.EPISODES * data_rig.ROWS
     for count in (1, 5, 16, total, total + 10):
-        rows = spread_rows(dataset, count)
+        rows = spread_rows(dataset.episodes, count)
         assert len(set(rows)) == len(rows) == min(count, total)
         flat = [episode * data_rig.ROWS + row for episode, row in rows]
         assert all(0 <= row < data_rig.ROWS for _, row in rows)
         gaps = np.diff(flat)
         assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
-    assert {episode for episode, _ in spread_rows(dataset, 5)} == {0, 1, 2}
+    assert {episode for episode, _ in spread_rows(dataset.episodes, 5)} == {0, 1, 2}
 
 
 def test_an_observation_is_what_was_recorded(dataset: TrainingDataset, robot: Path) -> None:
     embodiment = embodiment_for_robot(robot)
-    for observation, (episode, row) in zip(
-        dataset_observations(dataset, embodiment, 6, None), spread_rows(dataset, 6), strict=True
-    ):
+    seen, others = dataset_observations(dataset, embodiment, "fp8_weights", 6, None)
+    assert others == []
+    for observation, (episode, row) in zip(seen, spread_rows(dataset.episodes, 6), strict=True):
         for camera, frames in enumerate(observation.video.values()):
             number = data_rig.frame_number(row, camera, episode * data_rig.ROWS)
             assert data_rig.read_barcode(frames[-1]) == number
@@ -64,11 +64,28 @@ def embodiment_for_robot(robot: Path) -> Any:
     return load_embodiment(robot, "n1d7")
 
 
-def test_scales_are_not_judged_on_what_they_were_found_on() -> None:
-    seen: Any = list(range(10))
-    judged, calibration = parted(seen, "fp8", 5)
-    assert [*judged] == seen[::2] and [*calibration] == seen[1::2]
-    assert parted(seen, "fp8_weights", 10) == (seen, [])
+def test_scales_are_judged_on_other_episodes(dataset: TrainingDataset, robot: Path) -> None:
+    seen = dataset_observations(dataset, embodiment_for_robot(robot), "fp8", 7, None)
+    numbers = [
+        [data_rig.read_barcode(next(iter(observation.video.values()))[-1]) for observation in some] for some in seen
+    ]
+    episode_of = {
+        data_rig.frame_number(row, 0, episode * data_rig.ROWS): episode
+        for episode in range(data_rig.EPISODES)
+        for row in range(data_rig.ROWS)
+    }
+    judged, calibration = ({episode_of[number] for number in some} for some in numbers)
+    assert (judged, calibration) == ({0, 2}, {1})
+    assert [len(some) for some in numbers] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("seen", "judged", "calibration"),
+    [(11, [0, 1, 2, 3, 4], [6, 7, 8, 9, 10]), (4, [0, 1], [2, 3]), (3, [0], [2]), (1, [0], [])],
+)
+def test_of_one_recording_they_are_of_two_halves(seen: int, judged: list[int], calibration: list[int]) -> None:
+    assert parted(range(seen), "fp8") == (judged, calibration)
+    assert parted(range(seen), "fp8_weights") == ([*range(seen)], [])
 
 
 def measure(checkpoint: Path, dataset: Path, robot: Path, *more: str) -> Any:
