@@ -85,7 +85,8 @@ class Robot:
         try:
             self.policy.set_active(active)
         except ValueError as error:
-            node.get_logger().warning(f"keep_warm_s: {'not' if active else 'still'} kept warm: {error}")
+            if self.policy.gone is None:  # which is told elsewhere
+                node.get_logger().warning(f"keep_warm_s: {'not' if active else 'still'} kept warm: {error}")
 
     def close(self, node: Node, each_s: float) -> list[str]:
         """Wait for rest, then take everything down, with ``each_s`` for each part; what was late, in words."""

@@ -10,6 +10,7 @@ from groot_ros.observation.types import Observation
 from groot_ros.policy.base import Chunk, Prefix
 from groot_ros.policy.local import LocalPolicy
 
+WARMED = "kept warm"
 ERRORS = {
     "illegal": RuntimeError("CUDA error: an illegal memory access was encountered"),
     "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -21,6 +22,7 @@ class Failing(LocalPolicy):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.keep_warm_s = arguments.get("keep_warm_s", 0.0)  # as on a GPU
         self._done: set[str] = set()
 
     def act(self, observation: Observation, *, seed: int | None = None, prefix: Prefix | None = None) -> Chunk:
@@ -41,6 +43,10 @@ class Failing(LocalPolicy):
             return super().act(observation, seed=seed, prefix=prefix)
         finally:
             engine._run = engine.program = program
+
+    def keep_warm(self) -> None:
+        print(WARMED)
+        super().keep_warm()
 
 
 def make(*, torch_threads: int = 0, **arguments: Any) -> Failing:
