@@ -279,8 +279,9 @@ def has_pillow() -> bool:
 def _without_pillow(frames: Frames, size: tuple[int, int]) -> Frames:
     """PIL's bicubic filter, [N, H, W, 3] -> [N, *size, 3], without it.
 
-    Columns come before rows, as in Pillow up to 12; 13 begins with rows where the height shrinks by much more than the
-    width (python-pillow/Pillow#9549), which the sizes of a released checkpoint do not.
+    Columns come before rows, as in Pillow up to 12. Pillow 13 begins with the rows where the height shrinks more than
+    the width (python-pillow/Pillow#9549), and has other bytes there: not for pictures of 4:3, 16:9 and squares, but for
+    those of 16:10 without a letter box (256x410 after the transform).
     """
     height, width = frames.shape[1:3]
     resized = _bicubic((height, width), size)(as_tensor(frames).permute(0, 3, 1, 2))

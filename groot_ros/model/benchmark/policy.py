@@ -277,8 +277,8 @@ def _notes(settings: PolicySettings, subject: Subject) -> list[str]:
         )
     if generation == "n1d6" and not has_pillow():
         notes.append(
-            "there is no Pillow: data, and with it E2E, is with the package's own resizing, of the same bytes but "
-            "slower; pip install pillow"
+            "there is no Pillow: data, and with it E2E, is with the package's own resizing, which is slower; pip "
+            "install pillow"
         )
     return notes
 
