@@ -230,7 +230,7 @@ def _held() -> int:
     gc.collect()
     found = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and thing.device.type == "cpu" and not thing.is_mkldnn and not thing.is_meta:
+        if type(thing) in (Tensor, nn.Parameter) and thing.device.type == "cpu" and not thing.is_mkldnn and not thing.is_meta:
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
     return sum(found.values())

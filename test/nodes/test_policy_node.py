@@ -274,9 +274,10 @@ def test_the_status_says_how_well_it_runs(rig: Rig) -> None:
     first = len(rig.observer.chunks)
     rig.start()
     rig.wait_chunks(4)
-    running = rig.status()
-    assert running.state == PolicyStatus.RUNNING and not running.braking
-    assert running.reason in ("", "underrun")  # the machine of the tests may be busy
+    rig.status()
+    running = rig.wait_state(PolicyStatus.RUNNING)  # it holds for a moment where the machine of the tests is busy
+    assert not running.braking
+    assert running.reason in ("", "underrun")
     assert running.control_rate_hz == 50.0 and running.chunking == "guided"
     assert running.ticks_executed > 10 and running.ticks_missed < running.ticks_executed
     assert 0.0 < running.tick_jitter_p50_s <= running.tick_jitter_p99_s <= running.tick_jitter_max_s
