@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class Backbone(nn.Module, ABC):
         for tower in (self.visual, self.language_model):
             tower.config._attn_implementation = name
 
-    def read_grids(self, inputs: dict[str, Tensor]) -> list[Grid]:
+    def read_grids(self, inputs: Mapping[str, Tensor]) -> list[Grid]:
         """`image_grid_thw` as tuples; ValueError when it is empty or `pixel_values` are not its patches."""
         grids = [(int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist()]
         if not grids:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("model", "fp8_weights", "fp8")
 AGREES = 1e-4  # float32: largest |difference|, as a share of the largest |number|
 COSINE = 0.999  # bfloat16, whose rounding depends on the order of sums
-RETRY = "out of memory on"  # how the engine begins to say that it tries an inference once more
 SLOWER = "the plain model runs instead, which is slower"
 
 Grids = tuple[tuple[int, int, int], ...]
@@ -109,7 +108,7 @@ class Sampler:
         self._reason = self._agreement = ""
         self._precision = "model"
         self._modes: dict[int, str] = {}  # length of a prompt -> how the last inference with it was run
-        self._retries = 0  # after memory ran out
+        self._retries = 0  # of the plain model, after memory ran out
         self._facts: EngineFacts | None = None
         self._facts_of = -1  # how many notices there were
 
@@ -198,19 +197,14 @@ class Sampler:
             self._agreement,
             tuple(report.lengths.items()),
             f"{1e-6 * report.weight_bytes:.0f} MB of weights; {1e-6 * report.released_bytes:.0f} MB dropped",
-            out_of_memory=self._retries,
+            out_of_memory=self.engine.retries,
         )
-
-    def _said(self, text: str) -> None:
-        """By the engine."""
-        self._retries += text.startswith(RETRY)
-        self._notices.add(text)
 
     def _agreeing(self, inputs: dict[str, Tensor], noise: Tensor, expected: Tensor) -> Engine | None:
         """The engine, if it says what the model says."""
         engine = None
         try:
-            engine = make_engine(self._model, self._embodiment_id, self._choice, self._said)
+            engine = make_engine(self._model, self._embodiment_id, self._choice, self._notices.add)
             self._agreement, agrees = compared(engine.sample(inputs, noise=noise), expected, self._model.dtype)
         except Exception as error:
             reason = f"the engine cannot run this checkpoint here: {said(error)}"

@@ -10,8 +10,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +95,7 @@ def measure_preprocess(
         if generation not in GENERATIONS:
             raise ValueError(f"generation: expected one of {', '.join(GENERATIONS)}, found {generation!r}")
     from groot_ros.model.benchmark.options import find_device
+    from groot_ros.model.benchmark.timing import threads as torch_threads
     from groot_ros.processing.patches import has_pillow
 
     if "n1d6" in generations and not has_pillow():
@@ -112,7 +112,7 @@ def measure_preprocess(
         plans: list[tuple[torch.device | None, int]] = [(None, n) for n in threads]
         plans += [(device, min(threads)) for device in found]
         for device, used in plans:
-            with _threads(used):
+            with torch_threads(used):
                 rows.append(_row(generation, size, processor, scenes, device, used, repeats, warmup))
     if tell is not None:
         tell("done", 1.0)
@@ -163,22 +163,6 @@ def _subject(generation: str, size: tuple[int, int], cameras: int, seed: int) ->
     robot = plain_robot(generation, cameras, size)
     processor, _ = random_processor(robot, generation, "full")
     return processor, random_scenes(processor, robot.views, _INSTRUCTION, _SCENES, seed)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch, and one of OpenCV, as the policy's process has it; afterwards as before."""
-    import cv2
-    import torch
-
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(count)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
 
 
 def _row(

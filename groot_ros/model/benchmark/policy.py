@@ -19,7 +19,7 @@ from groot_ros.model.benchmark.rungs import RUNGS
 from groot_ros.model.benchmark.sampler import Progress, text_tokens
 from groot_ros.model.benchmark.subject import Subject, load_parts, random_subject
 from groot_ros.model.benchmark.tables import setting_title
-from groot_ros.model.benchmark.timing import threads
+from groot_ros.model.benchmark.timing import check_counts, threads
 from groot_ros.model.groot import GrootModel
 from groot_ros.processing.patches import has_pillow
 from groot_ros.processing.processor import Processor
@@ -63,13 +63,7 @@ class PolicySettings:
 
     def check(self) -> None:
         """ValueError for what cannot be measured; it names the option."""
-        for name, value, least in (("repeats", self.repeats, 1), ("warmup", self.warmup, 0)):
-            if value < least:
-                raise ValueError(f"{name} is {value}, expected at least {least}")
-        if any(count < 1 for count in self.cameras):
-            raise ValueError(f"cameras is {list(self.cameras)}, expected numbers from 1 on")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, expected at least 1")
+        check_counts({"repeats": self.repeats, "steps": self.steps}, self.warmup, self.cameras)
         unknown = [name for name in self.rungs if name not in RUNG_NAMES]
         if unknown:
             raise ValueError(f"rung {unknown[0]!r}, expected one of {', '.join(RUNG_NAMES)}")

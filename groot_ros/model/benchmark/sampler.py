@@ -17,7 +17,16 @@ from groot_ros.model.backbone import BackboneOutput
 from groot_ros.model.benchmark.floors import floor_s, gpu_of, head_operations, work
 from groot_ros.model.benchmark.host import describe_host
 from groot_ros.model.benchmark.random_model import head_config, parameter_count, random_head, weight_bytes
-from groot_ros.model.benchmark.timing import Memory, Stopwatch, agreement, difference, middle, spread, threads
+from groot_ros.model.benchmark.timing import (
+    Memory,
+    Stopwatch,
+    agreement,
+    check_counts,
+    difference,
+    middle,
+    spread,
+    threads,
+)
 from groot_ros.model.engine.head import ChunkBuffers, FrozenHead
 from groot_ros.model.engine.packed import can_pack, pack_products
 from groot_ros.model.engine.prompt import PromptBuffers
@@ -51,13 +60,7 @@ class SamplerSettings:
 
     def check(self) -> None:
         """ValueError for what cannot be measured; it names the option."""
-        for name, value, least in (("pairs", self.pairs, 1), ("warmup", self.warmup, 0)):
-            if value < least:
-                raise ValueError(f"{name} is {value}, expected at least {least}")
-        if any(count < 1 for count in self.cameras):
-            raise ValueError(f"cameras is {list(self.cameras)}, expected numbers from 1 on")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, expected at least 1")
+        check_counts({"pairs": self.pairs, "steps": self.steps}, self.warmup, self.cameras)
 
 
 def text_tokens(generation: str, cameras: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +68,15 @@ def threads(count: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+def check_counts(positive: Mapping[str, int | None], warmup: int, cameras: Sequence[int]) -> None:
+    """ValueError for runs that cannot be measured; it names the option. What is None is not asked for."""
+    for name, value, least in (*((name, value, 1) for name, value in positive.items()), ("warmup", warmup, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if any(count < 1 for count in cameras):
+        raise ValueError(f"cameras is {list(cameras)}, expected numbers from 1 on")
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

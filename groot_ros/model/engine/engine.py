@@ -113,6 +113,7 @@ class Engine:
     Attributes:
         mode: how the last chunk was computed: `graph`, or `eager`.
         reason: why it was eager; empty: it was not, or that is as it should be.
+        retries: chunks that were computed a second time, since memory ran out.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Engine:
         self._log = log or _LOG.warning
         self._model, self._backbone = model, model.backbone
         self._table = model.backbone.language_model.embed_tokens.weight.detach()
-        self._limits = Limits(config, embodiment_id, model.max_prompt_tokens, model.backbone.patch_values)
+        self._limits = Limits(config, embodiment_id, model.max_prompt_tokens)
         self.program = Program(model, embodiment_id, steps)
         self._run: Run = self.program
         if options.compile:
@@ -156,7 +157,7 @@ class Engine:
         self._slots: Slots[Key, StaticProgram] | None = None
         if recorder is not None:
             self._slots = Slots(self._record, log=self._log, name="engine-recorder")
-        self.mode, self.reason = "eager", ""
+        self.mode, self.reason, self.retries = "eager", "", 0
         self._no_graphs = ""
         """Why there will be none any more."""
         self._fetch = Fetch(torch.zeros(1, config.action_horizon, config.max_action_dim, device=self.device))
@@ -190,7 +191,7 @@ class Engine:
             RuntimeError: the device is out of memory even without graphs; the message says what to do.
         """
         with torch.no_grad():
-            grids = check_observation(inputs, self._limits)
+            grids = check_observation(inputs, self._limits, self._backbone)
             chunk = chunk_inputs(
                 inputs, noise, rtc, guidance, generator, config=self.config, steps=self.steps, dtype=self.dtype
             )
@@ -286,6 +287,7 @@ class Engine:
 
     def _free(self, reason: str) -> None:
         """After the device was out of memory: no graphs from now on, which hold memory of their own."""
+        self.retries += 1
         if self._slots is not None and not self._no_graphs:
             self._no_graphs = f"out of memory on {self.device}: {reason}"
             self._log(
@@ -328,7 +330,7 @@ class Engine:
             prompt,
             config=self.config,
             steps=self.steps,
-            patches=(patches, self._limits.patch_values),
+            patches=(patches, self._backbone.patch_values),
             dtype=self.dtype,
             recorder=self._recorder,
         )

@@ -12,7 +12,7 @@ multiplying by it is exact in bfloat16 too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -37,8 +37,6 @@ MARGIN = 1.5
 range at the lower end: at most 1.6 of the 15 powers of two in which E4M3 keeps its mantissa, rounding up included."""
 LAYERS = ("language.*", "dit.*")
 EXCLUDED = ("language.projection", "dit.kv.*")
-
-Product = Callable[[Tensor, int], Tensor]
 
 
 class HasProducts(Protocol):

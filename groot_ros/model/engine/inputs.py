@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from groot_ros.model.action_head import RtcOptions, checked_guidance, inpainted
+from groot_ros.model.backbone import Backbone
 from groot_ros.model.config import ModelConfig
 from groot_ros.model.engine.head import ChunkBuffers, GuidanceBuffers, guidance_factors
 from groot_ros.model.groot import INFERENCE_INPUTS, check_inputs
@@ -23,11 +24,9 @@ class Limits:
     config: ModelConfig
     embodiment_id: int
     max_prompt_tokens: int
-    patch_values: int
-    """Numbers in a row of pixel_values."""
 
 
-def check_observation(inputs: Mapping[str, Tensor], limits: Limits) -> tuple[Grid, ...]:
+def check_observation(inputs: Mapping[str, Tensor], limits: Limits, backbone: Backbone) -> tuple[Grid, ...]:
     """The sizes of the pictures.
 
     Raises:
@@ -35,7 +34,7 @@ def check_observation(inputs: Mapping[str, Tensor], limits: Limits) -> tuple[Gri
             the engine is made for.
     """
     check_inputs(inputs, INFERENCE_INPUTS, limits.config, limits.max_prompt_tokens)
-    grids = tuple((int(t), int(h), int(w)) for t, h, w in inputs["image_grid_thw"].tolist())
+    grids = tuple(backbone.read_grids(inputs))
     check_prompt(inputs["input_ids"], grids, limits)
     if not bool((inputs["attention_mask"] == 1).all()):
         raise ValueError("input attention_mask marks padding; the engine takes one prompt, which needs none")
@@ -45,9 +44,6 @@ def check_observation(inputs: Mapping[str, Tensor], limits: Limits) -> tuple[Gri
             f"input embodiment_id is {embodiment}, but the engine is made for {limits.embodiment_id}; load the "
             "checkpoint for that robot"
         )
-    shape, expected = tuple(inputs["pixel_values"].shape), (sum(t * h * w for t, h, w in grids), limits.patch_values)
-    if shape != expected:
-        raise ValueError(f"pixel_values has shape {shape}, but image_grid_thw and the vision tower ask for {expected}")
     return grids
 
 
